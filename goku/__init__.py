@@ -1,0 +1,1 @@
+"""Goku: rectified-flow transformers for images and video, and all that trains them."""

@@ -1,0 +1,42 @@
+"""The transformer's shape (paper Table 1; section 2.2). Sizes live in presets."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from goku.config.errors import ConfigError
+from goku.config.section import Section
+
+
+class ModelConfig(Section):
+    """A Goku transformer: `layers` blocks of width `width` with `heads` heads."""
+
+    layers: int = Field(28, gt=0)
+    width: int = Field(1792, gt=0)
+    heads: int = Field(28, gt=0)
+    mlp_ratio: int = Field(4, gt=0)  # exactly 4 in all three published sizes
+    text_width: int = Field(2048, gt=0)  # FLAN-T5 XL's width
+    latent_channels: int = Field(16, gt=0)  # not in the paper; CogVideoX's and Wan's choice
+    patch_size: int = Field(2, gt=0)  # 1x2x2: the only cut under which 720p for 10 s is 220K tokens
+    rope_theta: float = Field(10_000.0, gt=1)  # not in the paper; CogVideoX's choice
+    timestep_width: int = Field(256, gt=1)  # DiT's sinusoidal features
+    image_conditioned: bool = False  # I2V: the first frame joins on the channel axis
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def token_width(self) -> int:
+        """Channels of one patch of latents: 1 x patch x patch x latent channels."""
+        return self.patch_size**2 * self.latent_channels
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads or self.head_width % 2 or self.head_width < 8:
+            raise ConfigError(
+                f"model.heads={self.heads}",
+                f"heads must split the width {self.width} into even widths of 8 or more",
+                "Choose heads so that width / heads is even, for example 64.",
+            )
+        return self

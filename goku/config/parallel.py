@@ -1,0 +1,38 @@
+"""How the work is spread: nodes, processes, ZeRO stage, sequence parallelism, precision."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from goku.config.errors import ConfigError
+from goku.config.section import Section
+
+
+class ParallelConfig(Section):
+    """`nodes` x `processes_per_node` ranks; `sequence` of them share the tokens of one pack."""
+
+    nodes: int = Field(1, gt=0)
+    processes_per_node: int = Field(8, gt=0)  # one per GPU
+    sequence: int = Field(1, gt=0)  # Ulysses degree; use the least that fits
+    zero_stage: Literal[1, 2, 3] = 2  # 0 is left out: with bf16 its first update is wrong
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the forward; master weights are always fp32
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.processes_per_node
+
+    @property
+    def data(self) -> int:
+        """Data-parallel degree: ranks that see different samples."""
+        return self.world_size // self.sequence
+
+    @model_validator(mode="after")
+    def _sequence_divides(self) -> Self:
+        if self.world_size % self.sequence:
+            raise ConfigError(
+                f"parallel.sequence={self.sequence}",
+                f"it must divide the world size {self.world_size} "
+                f"({self.nodes} nodes x {self.processes_per_node} processes)",
+                "Change parallel.sequence, parallel.nodes or parallel.processes_per_node.",
+            )
+        return self

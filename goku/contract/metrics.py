@@ -1,0 +1,73 @@
+"""Names, units and meaning of every metric, and the classes that every second falls in.
+
+Dashboards, alerts and charts that name a metric are tested against this file.
+"""
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+LABELS = ("run", "stage", "attempt")  # on every series
+
+
+class TimeClass(StrEnum):
+    """Every second of an attempt belongs to exactly one class; goodput is productive / sum."""
+
+    STARTUP = "startup"  # from the supervisor's start: imports, process groups, model, first step
+    PRODUCTIVE = "productive"
+    DATA_WAIT = "data_wait"
+    CHECKPOINT_STALL = "checkpoint_stall"
+    RESTORE = "restore"
+    VALIDATION = "validation"
+    ROLLBACK = "rollback"  # steps that an earlier attempt had finished but not saved
+    HANG = "hang"
+    SHUTDOWN = "shutdown"
+
+
+class Metric(NamedTuple):
+    """One metric family."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()  # besides LABELS
+
+
+STEP = Metric("goku_step", "gauge", "Last finished optimizer step")
+HIGHEST_STEP = Metric("goku_highest_step", "gauge", "Highest step any attempt has finished")
+TARGET_STEP = Metric("goku_target_step", "gauge", "Step at which the run is done")
+STEP_SECONDS = Metric("goku_step_seconds", "histogram", "Wall seconds of one optimizer step")
+LOSS = Metric("goku_loss", "gauge", "Training loss of the last logged step")
+VALIDATION_LOSS = Metric(
+    "goku_validation_loss", "gauge", "Mean loss over stratified t on held-out samples", ("weights",)
+)
+GRAD_NORM = Metric("goku_grad_norm", "gauge", "Gradient norm before clipping")
+LEARNING_RATE = Metric("goku_learning_rate", "gauge", "Learning rate of the last step")
+TOKENS = Metric("goku_tokens_total", "counter", "Tokens trained on, padding left out")
+SAMPLES = Metric("goku_samples_total", "counter", "Samples trained on")
+FLOPS = Metric("goku_model_flops_total", "counter", "Model FLOPs, forward and backward")
+NONFINITE = Metric("goku_nonfinite_steps_total", "counter", "Steps with a NaN or infinite loss")
+PROGRESS_AT = Metric(
+    "goku_last_progress_timestamp_seconds", "gauge", "Unix time of the last finished step"
+)
+TIME_SECONDS = Metric(
+    "goku_time_seconds_total", "counter", "Seconds of this attempt by class", ("class",)
+)
+CHECKPOINT_STALL = Metric(
+    "goku_checkpoint_stall_seconds", "gauge", "Seconds the last save kept training from going on"
+)
+CHECKPOINT_PERSIST = Metric(
+    "goku_checkpoint_persist_seconds", "gauge", "Seconds from the last save's start to its commit"
+)
+CHECKPOINT_BYTES = Metric("goku_checkpoint_bytes", "gauge", "Size of the last checkpoint")
+DURABLE_STEP = Metric("goku_checkpoint_last_durable_step", "gauge", "Step of the last commit")
+DURABLE_AT = Metric(
+    "goku_checkpoint_last_durable_timestamp_seconds", "gauge", "Unix time of the last commit"
+)
+CHECKPOINT_FAILURES = Metric("goku_checkpoint_failures_total", "counter", "Saves that failed")
+RESTORE_SECONDS = Metric("goku_restore_seconds", "gauge", "Seconds this attempt took to restore")
+GPU_MEMORY = Metric("goku_gpu_memory_peak_bytes", "gauge", "Peak memory allocated on rank 0's GPU")
+ETA = Metric("goku_eta_seconds", "gauge", "Seconds to the target step at the recent step rate")
+
+ALL: tuple[Metric, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
