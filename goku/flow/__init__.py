@@ -1,0 +1,1 @@
+"""Rectified flow: the path from noise to clean, its timesteps, its loss and its sampler."""

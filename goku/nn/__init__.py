@@ -1,0 +1,1 @@
+"""Tensor parts of the model: no state beyond weights, no knowledge of processes or data."""
