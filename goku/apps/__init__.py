@@ -1,0 +1,1 @@
+"""The programs that a run starts, one per job. Each parses, builds and calls."""

@@ -1,0 +1,59 @@
+"""`python -m goku.apps.curate`: footage to clips. One process that spreads its own work.
+
+Raw footage is named by `data.source`; clips appear below `<run>/clips`, source by source, so that
+a run which is stopped anywhere goes on where it was.
+"""
+
+import os
+
+from goku.apps.entry import Context, launch
+from goku.contract.exits import Cause
+from goku.contract.pod import Progress
+from goku.contract.rundir import CLIPS
+from goku.contract.store import Store
+from goku.curation.executors import executor
+from goku.curation.footage import media_names
+from goku.curation.funnel import summary
+from goku.curation.pipeline import Curator
+from goku.data.records import read_commits
+
+
+def curate(context: Context) -> Cause:
+    """Every source of the run, until done or asked to stop. Raises ConfigError without footage."""
+    config, store = context.config.curation, context.run.store.child(CLIPS)
+    source = Store(context.config.data.source or "")
+    names = media_names(source)
+    reports = executor(config.executor, workers=config.workers).run(
+        Curator(source.uri, store.uri, config), names
+    )
+    done = 0
+    _beat(context, done)
+    for report in reports:
+        if report is not None:
+            done += 1
+            print(f"{done}/{len(names)}  {report.line()}", flush=True)
+        _beat(context, done)
+        if context.pod.stop_requested():
+            reports.close()
+            return Cause.YIELDED
+    print(summary(read_commits(store), sources=len(names)), flush=True)
+    return Cause.DONE
+
+
+def _beat(context: Context, done: int) -> None:
+    """A source may take hours, so the heartbeat says that workers are alive, not that one ended."""
+    budget = context.config.health.step_budget_seconds
+    progress = Progress(
+        rank=context.rank,
+        pid=os.getpid(),
+        section="step",
+        budget_seconds=budget,
+        first_step=0,
+        step=done,
+        durable_step=done,
+    )
+    context.pod.beat(progress)
+
+
+if __name__ == "__main__":
+    launch(curate)

@@ -1,0 +1,1 @@
+"""Raw footage to clips that training reads: gates, shots, motion, captions, tiers, shards."""

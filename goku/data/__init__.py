@@ -1,0 +1,1 @@
+"""Samples: records and media of curated clips, the stream's order, packing and loading."""

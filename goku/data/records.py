@@ -1,0 +1,170 @@
+"""What curation leaves behind and training reads: clips, and the commits that make them count.
+
+    commits/<task key>.json     one per source, created once: its shards, its records, its rejects
+    shards/<attempt>-000.tar    the clips' bytes, as mp4 and png members of a plain tar
+    records/<attempt>.parquet   one row per clip, with every score
+
+Attempts write under names of their own, so whatever no commit names is garbage of a lost attempt.
+Needs no torch: curation workers import it.
+"""
+
+import time
+from collections.abc import Iterable
+from enum import StrEnum
+from io import BytesIO
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from goku.contract.store import Store
+
+_COMMITS = "commits"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kind(StrEnum):
+    """What a clip or a source holds."""
+
+    VIDEO = "video"
+    IMAGE = "image"
+
+
+class Clip(_Record):
+    """One curated clip or image. Its bytes are [offset, offset + nbytes) of its shard."""
+
+    id: str  # from the source's content and the span: the same on every attempt
+    kind: Kind
+    source: str  # URI
+    source_sha256: str
+    start_seconds: float  # in the source; an image has 0 to 0
+    end_seconds: float
+    width: int
+    height: int
+    frames: int
+    fps: float  # 0 for an image
+    caption: str
+    scores: dict[str, float]
+    tier: str | None  # of the paper's Table 4; None reaches none
+    shard: str  # name in the store of the clips
+    offset: int
+    nbytes: int
+
+
+class Reject(_Record):
+    """A span that left the pipeline early: turned away by a rule, or failed as broken media."""
+
+    stage: str
+    reason: str  # a few words, the same for all that share it
+    detail: str  # with the numbers
+    start_seconds: float
+    end_seconds: float
+    failed: bool = False
+
+
+class Tally(_Record):
+    """Rows of one stage. What came in, and was added by splitting, went somewhere."""
+
+    stage: str
+    taken: int
+    added: int = 0
+    passed: int
+    rejected: int = 0
+    failed: int = 0
+
+    @model_validator(mode="after")
+    def _rows_are_conserved(self) -> Self:
+        if self.taken + self.added != self.passed + self.rejected + self.failed:
+            raise ValueError(f"stage {self.stage} lost or invented rows: {self!r}")
+        return self
+
+
+class Commit(_Record):
+    """The one truth about a source: what became of it. A source without clips commits too."""
+
+    task_key: str
+    source: str
+    source_sha256: str
+    shards: dict[str, int] = Field(default_factory=dict)  # name -> bytes
+    records: str | None = None  # name of the parquet file; None without clips
+    clips: int = 0
+    tallies: tuple[Tally, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+    committed_at: float = Field(default_factory=time.time)  # unix seconds
+
+
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "kind", "source", "source_sha256")),
+        *((name, pa.float64()) for name in ("start_seconds", "end_seconds")),
+        *((name, pa.int64()) for name in ("width", "height", "frames")),
+        ("fps", pa.float64()),
+        ("caption", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        *((name, pa.string()) for name in ("tier", "shard")),
+        *((name, pa.int64()) for name in ("offset", "nbytes")),
+    ]
+)
+
+
+def write_clips(store: Store, name: str, clips: Iterable[Clip]) -> None:
+    """Write one parquet file of records. They count once a commit names the file."""
+    rows = [clip.model_dump(mode="json") for clip in clips]
+    buffer = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
+    store.write(name, buffer.getvalue())
+
+
+def read_clips(store: Store) -> list[Clip]:
+    """Every committed clip, sorted by id. Raises FileNotFoundError if committed records are gone.
+
+    `store` is the folder of the clips, `<run>/clips`.
+    """
+    names = [commit.records for commit in read_commits(store) if commit.records is not None]
+    return sorted((clip for name in names for clip in _rows(store, name)), key=lambda clip: clip.id)
+
+
+def read_media(store: Store, clip: Clip) -> bytes:
+    """The clip's mp4 or png bytes."""
+    return store.read_range(clip.shard, clip.offset, clip.offset + clip.nbytes)
+
+
+def find_commit(store: Store, task_key: str) -> Commit | None:
+    """The commit of one task, if it has been made."""
+    try:
+        return Commit.model_validate_json(store.read(_commit_name(task_key)))
+    except FileNotFoundError:
+        return None
+
+
+def add_commit(store: Store, commit: Commit) -> bool:
+    """Make a source's outcome count. False if another attempt's commit was there first."""
+    text = commit.model_dump_json(indent=1)
+    return store.create(_commit_name(commit.task_key), text.encode())
+
+
+def read_commits(store: Store) -> list[Commit]:
+    """The commits that count, sorted by source.
+
+    A source that changed has several: the newest counts. Copies of one content under several
+    names count once, under the first name.
+    """
+    keys = [name.removesuffix(".json") for name in store.list(_COMMITS) if name.endswith(".json")]
+    found = [commit for key in keys if (commit := find_commit(store, key)) is not None]
+    newest = {commit.source: commit for commit in sorted(found, key=lambda c: c.committed_at)}
+    by_name = sorted(newest.values(), key=lambda c: c.source, reverse=True)
+    unique = {commit.source_sha256: commit for commit in by_name}
+    return sorted(unique.values(), key=lambda c: c.source)
+
+
+def _rows(store: Store, name: str) -> list[Clip]:
+    rows = pq.read_table(pa.BufferReader(store.read(name))).to_pylist()
+    return [Clip.model_validate(row | {"scores": dict(row["scores"])}) for row in rows]
+
+
+def _commit_name(task_key: str) -> str:
+    return f"{_COMMITS}/{task_key}.json"

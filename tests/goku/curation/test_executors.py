@@ -1,0 +1,55 @@
+"""Local workers are out of reach of signals, light, and mortal. The app's tests run both kinds."""
+
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+
+import pytest
+
+from goku.curation.executors import LocalExecutor, RayExecutor, executor
+
+
+def _about_me(name: str) -> tuple[str, bool, bool]:
+    """Name, whether this process leads its own session, whether curation brought torch along."""
+    importlib.import_module("goku.curation.pipeline")
+    return name, os.getsid(0) == os.getpid(), "torch" in sys.modules
+
+
+def _forever(name: str) -> str:
+    time.sleep(600)
+    return name
+
+
+def _fails(name: str) -> str:
+    raise ValueError(f"no {name}")
+
+
+@pytest.mark.slow
+def test_local_workers_lead_their_own_session_and_need_no_torch() -> None:
+    names = [str(number) for number in range(9)]
+    reports = [report for report in LocalExecutor(2).run(_about_me, names) if report is not None]
+    assert sorted(reports) == [(name, True, False) for name in names]
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_closing_early_ends_workers_that_are_busy() -> None:
+    reports = LocalExecutor(1).run(_forever, ["a", "b"])
+    assert next(reports) is None
+    reports.close()
+    for child in multiprocessing.active_children():
+        child.join(10)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_an_error_of_the_work_surfaces() -> None:
+    with pytest.raises(ValueError, match="no a"):
+        list(LocalExecutor(1).run(_fails, ["a"]))
+
+
+def test_the_configuration_chooses() -> None:
+    assert isinstance(executor("local", workers=1), LocalExecutor)
+    assert isinstance(executor("ray", workers=1), RayExecutor)

@@ -1,0 +1,105 @@
+"""Records come back as written, and only committed ones count."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from goku.contract.store import Store
+from goku.data.records import (
+    Clip,
+    Commit,
+    Kind,
+    Tally,
+    add_commit,
+    find_commit,
+    read_clips,
+    read_commits,
+    read_media,
+    write_clips,
+)
+
+
+def clip(name: str = "a", **over: object) -> Clip:
+    values: dict[str, object] = {
+        "id": name,
+        "kind": Kind.VIDEO,
+        "source": "memory://films/a.mp4",
+        "source_sha256": "0" * 64,
+        "start_seconds": 0.5,
+        "end_seconds": 2.5,
+        "width": 640,
+        "height": 360,
+        "frames": 48,
+        "fps": 24.0,
+        "caption": "a hare",
+        "scores": {"motion": 1.25},
+        "tier": None,
+        "shard": "shards/x-000.tar",
+        "offset": 512,
+        "nbytes": 100,
+    }
+    return Clip.model_validate(values | over)
+
+
+def commit(key: str, source: str, *, sha: str = "s", records: str | None = None, at: float = 1):
+    return Commit(task_key=key, source=source, source_sha256=sha, records=records, committed_at=at)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    caption=st.text(st.characters(exclude_categories=["Cs"])),
+    scores=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.floats(-9, 9)),
+    tier=st.sampled_from([None, "480p"]),
+)
+def test_clips_come_back_as_written(
+    caption: str, scores: dict[str, float], tier: str | None
+) -> None:
+    store = Store("memory://records-round-trip")
+    clips = [clip("b", caption=caption, scores=scores, tier=tier), clip("a", kind=Kind.IMAGE)]
+    write_clips(store, "records/x.parquet", clips)
+    add_commit(store, commit("k", "a.mp4", records="records/x.parquet"))
+    assert read_clips(store) == [clips[1], clips[0]]
+
+
+def test_uncommitted_records_do_not_count(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    write_clips(store, "records/lost.parquet", [clip()])
+    assert read_clips(store) == []
+
+
+def test_one_of_two_attempts_commits(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    first, second = commit("k", "a", records="1"), commit("k", "a", records="2")
+    assert add_commit(store, first)
+    assert not add_commit(store, second)
+    assert find_commit(store, "k") == first
+    assert find_commit(store, "other") is None
+
+
+def test_the_newest_commit_of_a_source_counts(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for key, at in (("old", 1.0), ("new", 2.0)):
+        add_commit(store, commit(key, "a.mp4", sha=key, at=at))
+    assert [found.task_key for found in read_commits(store)] == ["new"]
+
+
+def test_copies_count_once_under_the_first_name(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for name in ("b.mp4", "a.mp4", "c.mp4"):
+        add_commit(store, commit(name[0], name, sha="same"))
+    assert [found.source for found in read_commits(store)] == ["a.mp4"]
+
+
+def test_media_is_a_range_of_its_shard(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("shards/x.tar", b"-----media=====")
+    assert read_media(store, clip(shard="shards/x.tar", offset=5, nbytes=5)) == b"media"
+
+
+def test_a_tally_that_loses_a_row_cannot_be_written() -> None:
+    Tally(stage="shots", taken=1, added=2, passed=2, rejected=1)
+    with pytest.raises(ValidationError, match="lost or invented rows"):
+        Tally(stage="shots", taken=3, passed=2)

@@ -1,0 +1,155 @@
+"""Media in and out: exact frames and times, rate changes, crops, rotation, broken files."""
+
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goku.data.records import Kind
+from goku.data.video import (
+    BadMedia,
+    at_rate,
+    decode,
+    encode_mp4,
+    encode_png,
+    frames,
+    probe,
+)
+from tests.footage import shot, texture, write_image, write_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", (30, 18))
+
+
+def test_probe_reads_what_was_written(clip: Path) -> None:
+    seen = probe(clip)
+    assert (seen.kind, seen.width, seen.height, seen.frames) == (Kind.VIDEO, 256, 144, 48)
+    assert seen.fps == 24
+    assert seen.duration_seconds == pytest.approx(2.0)
+    assert seen.bitrate_kbps == pytest.approx(clip.stat().st_size * 8 / 2 / 1000, rel=0.2)
+
+
+def test_ntsc_rate_survives(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "ntsc.mp4", (30,), fps=24000 / 1001)
+    assert probe(path).fps == 24000 / 1001
+    assert [f.seconds for f in frames(path)][29] == pytest.approx(29 * 1001 / 24000, abs=1e-9)
+
+
+def test_frames_keep_pixels_and_times(clip: Path) -> None:
+    seen = list(frames(clip))
+    assert [frame.seconds for frame in seen] == pytest.approx([i / 24 for i in range(48)])
+    truth = np.stack(list(shot(30))).astype(float)
+    error = np.abs(truth - np.stack([frame.image_HWC for frame in seen[:30]])).mean()
+    assert error < 6  # 4:2:0 and x264 on saturated noise
+
+
+def test_a_span_is_cut_at_the_exact_frame(clip: Path) -> None:
+    whole, span = list(frames(clip)), list(frames(clip, start=10 / 24, end=33 / 24))
+    assert len(span) == 23
+    for got, want in zip(span, whole[10:33], strict=True):
+        assert got.seconds == want.seconds
+        assert np.array_equal(got.image_HWC, want.image_HWC)
+
+
+def test_png_is_lossless(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", height=50, width=70)
+    seen = probe(path.read_bytes())
+    assert (seen.kind, seen.width, seen.height, seen.fps) == (Kind.IMAGE, 70, 50, 0)
+    (frame,) = frames(path)
+    assert np.array_equal(frame.image_HWC, texture(50, 70))
+
+
+def test_colours_of_large_frames_are_kept() -> None:
+    flat = np.empty((720, 1280, 3), np.uint8)
+    flat[:] = (200, 60, 30)
+    (frame,) = frames(encode_mp4([flat], fps=24, crf=10))
+    assert np.abs(frame.image_HWC.astype(int) - flat).max() <= 4
+
+
+def test_odd_sizes_lose_one_row_and_column() -> None:
+    data = encode_mp4([np.zeros((51, 71, 3), np.uint8)] * 2, fps=24, crf=20)
+    assert (probe(data).height, probe(data).width) == (50, 70)
+
+
+def test_decode_resamples_resizes_and_crops(clip: Path) -> None:
+    got = decode(clip.read_bytes(), frames=13, fps=12, height=64, width=64)
+    assert got.shape == (13, 64, 64, 3)
+    assert got.dtype == np.uint8
+    every_other = decode(clip, frames=13, fps=12, height=144, width=256)
+    whole = np.stack([frame.image_HWC for frame in frames(clip)])
+    assert np.array_equal(every_other, whole[0:26:2])
+
+
+def test_decode_crops_the_centre() -> None:
+    image = np.zeros((64, 192, 3), np.uint8)
+    image[:, 64:128] = 255
+    got = decode(encode_png(image), frames=1, fps=24, height=64, width=64)
+    assert got.min() == 255
+
+
+def test_decode_refuses_a_clip_that_is_too_short(clip: Path) -> None:
+    assert decode(clip, frames=48, fps=24, height=16, width=16).shape[0] == 48
+    with pytest.raises(BadMedia, match="49 frames at 24 fps"):
+        decode(clip, frames=49, fps=24, height=16, width=16)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 60), st.floats(1, 60, allow_nan=False))
+def test_own_rate_is_the_identity(count: int, fps: float) -> None:
+    timed = [(index / fps, index) for index in range(count)]
+    assert list(at_rate(timed, fps=fps, start=0, end=count / fps)) == list(range(count))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=40), st.floats(1, 60))
+def test_every_tick_gets_its_nearest_item(gaps: list[float], fps: float) -> None:
+    times = np.cumsum(gaps) - gaps[0]
+    end = float(times[-1]) + gaps[-1]
+    got = list(at_rate([(float(t), float(t)) for t in times], fps=fps, start=0, end=end))
+    assert abs(len(got) - end * fps) <= 1
+    for tick, time in enumerate(got):
+        assert abs(time - tick / fps) == pytest.approx(np.abs(times - tick / fps).min(), abs=1e-9)
+
+
+def test_display_rotation_is_applied() -> None:
+    upright = np.zeros((64, 96, 3), np.uint8)
+    upright[:16] = 255
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.set_display_rotation(90)  # degrees counter-clockwise, to be applied by players
+        lying = np.ascontiguousarray(np.rot90(upright, -1))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, format="rgb24")))
+        container.mux(stream.encode(None))
+    seen = probe(buffer.getvalue())
+    assert (seen.height, seen.width) == (64, 96)
+    (frame,) = frames(buffer.getvalue())
+    assert np.abs(frame.image_HWC.astype(int) - upright).mean() < 8
+    assert decode(buffer.getvalue(), frames=1, fps=24, height=32, width=48)[0, :6].min() > 200
+
+
+@pytest.mark.parametrize("data", [b"", b"not a film" * 100])
+def test_broken_bytes_are_bad_media(data: bytes) -> None:
+    with pytest.raises(BadMedia, match=f"{len(data)} bytes"):
+        probe(data)
+
+
+def test_bad_media_names_the_file(clip: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.mp4"
+    half.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(BadMedia, match=r"half\.mp4"):
+        list(frames(half))
+    with pytest.raises(FileNotFoundError):
+        probe(tmp_path / "absent.mp4")
+
+
+def test_encoding_nothing_is_an_error() -> None:
+    with pytest.raises(BadMedia, match="no images"):
+        encode_mp4([], fps=24, crf=20)
