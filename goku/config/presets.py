@@ -75,11 +75,12 @@ PRESETS: dict[str, Tree] = {
     "sample": {"job": "sample", "sampling": {"weights_from": "stage3"}},
 }
 
-# Short names for the common road: one run per stage, each starting from the one before.
+# Short names for the common road at 288x512: one run per stage, each from the one before.
+_ROAD: Tree = {"height": 288, "width": 512, "pack_tokens": 36_864, "latents": "encode"}
 ALIASES: dict[str, tuple[str, Tree]] = {
     "encode": ("encode-288x512", {}),
-    "stage2": ("stage2-288x512", {"data": {"latents": "encode"}}),
-    "stage3": ("stage3-t2v", {"data": {"latents": "encode"}, "training": {"init_from": "stage2"}}),
+    "stage2": ("stage2-288x512", {"data": _ROAD}),
+    "stage3": ("stage3-t2v", {"data": _ROAD, "training": {"init_from": "stage2"}}),
 }
 
 _TINY_FRAMES = {

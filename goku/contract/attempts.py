@@ -9,7 +9,7 @@ import time
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from goku.contract.exits import Cause
+from goku.contract.exits import Cause, retried
 from goku.contract.rundir import RunDir
 
 _FOLDER = "attempts"
@@ -57,10 +57,17 @@ class Ledger:
         return next(reversed(self.all()), None)
 
     def fruitless(self) -> int:
-        """How many attempts at the end of the ledger made nothing durable."""
+        """How many attempts at the end of the ledger made nothing durable.
+
+        The count begins anew after an end that only a person starts again from. A checkpoint
+        speaks for an attempt whose supervisor vanished before it could.
+        """
+        latest = self._run.latest()
+        saved = latest.attempt if latest else 0
         count = 0
         for attempt in reversed(self.all()):
-            if attempt.fruitful:
+            final = attempt.exit_code is not None and not retried(attempt.exit_code)
+            if attempt.fruitful or final or attempt.number <= saved:
                 break
             count += 1
         return count

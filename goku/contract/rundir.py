@@ -71,6 +71,19 @@ class RunDir:
             )
         return False
 
+    def reshape(self, config: RunConfig) -> None:
+        """Replace the configuration by one that computes the same, on another world.
+
+        Raises ConfigError if it computes something else.
+        """
+        record = json.loads(self.store.read(_RUN))
+        if self.config().digest() != config.digest():
+            raise ConfigError(
+                f"run {self.name!r}", "a run that exists keeps what it computes", "Launch another."
+            )
+        record["config"] = config.model_dump(mode="json")
+        self.store.write(_RUN, json.dumps(record, indent=2).encode())
+
     def config(self) -> RunConfig:
         """The frozen configuration. Raises FileNotFoundError if there is no such run."""
         return RunConfig.build(json.loads(self.store.read(_RUN))["config"])

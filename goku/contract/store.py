@@ -116,6 +116,15 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def walk(self) -> list[str]:
+        """Every file below this store at any depth, sorted; names as `read` takes them."""
+        try:
+            paths = [str(path) for path in self._fs.find(self._path(""))]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = (path.removeprefix(f"{str(self._root).rstrip('/')}/") for path in paths)
+        return sorted(name for name in names if not name.rpartition("/")[2].startswith(_HIDDEN))
+
     def list(self, folder: str = "") -> list[str]:
         """Names directly below `folder`, sorted; files and folders alike."""
         try:

@@ -1,0 +1,78 @@
+"""`goku-platform`: the verbs, and the one place where an error becomes a line and an exit code.
+
+Help must be quick, so nothing here or in the verbs imports configuration, stores or Kubernetes
+before a command runs; rich help pages alone would cost 0.3 s. What users can mend ends with
+`error: ...` and its exit code, anything else is a bug and keeps its traceback.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from goku_platform.cli import ckpt, launch, logs, presets, render, resume, status, stop
+
+app = typer.Typer(
+    name="goku-platform",
+    help="Train Goku models: launch a stage, watch it, stop it, bring it back.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from goku_platform.version import package_version
+
+        typer.echo(f"goku-platform {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Holds the options that stand before a verb."""
+
+
+app.command()(launch.launch)
+app.command()(render.render)
+app.command()(status.status)
+app.command()(logs.logs)
+app.command()(resume.resume)
+app.command()(stop.stop)
+app.add_typer(ckpt.app, name="ckpt")
+app.command()(presets.presets)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app(prog_name="goku-platform")
+    except Exception as error:
+        code = explain(error)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def explain(error: Exception) -> int | None:
+    """Say what is wrong on stderr and return the exit code; None for what is not the user's."""
+    from goku.config import ConfigError
+    from goku.contract.exits import Exit
+    from goku.contract.manifest import CorruptCheckpoint
+    from goku.contract.store import StoreError
+    from goku_platform.errors import PlatformError
+
+    if isinstance(error, PlatformError):
+        code = error.exit_code
+    elif isinstance(error, (ConfigError, StoreError, CorruptCheckpoint, OSError)):
+        code = Exit.USER_ERROR
+    else:
+        return None
+    typer.echo(f"error: {error}", err=True)
+    return int(code)

@@ -1,0 +1,200 @@
+"""The same JobSpec as processes of this machine: one pod is one supervisor in its own session.
+
+What it knows of a job lies in `$XDG_STATE_HOME/goku-platform/<hash of the run's URI>/`:
+
+    process.json    pid, that process's start time, where its log begins
+    supervisor.log  output of all starts, appended
+    pod/            the pod folder (goku.contract.pod)
+    lock            held while a job is started
+
+A pid alone is never trusted: the kernel gives it away again. Only a process that also started at
+the recorded time is ours, so nothing else is ever signalled. Needs Linux's /proc.
+"""
+
+import fcntl
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from goku.contract import env
+from goku_platform.cluster.client import Sighting
+from goku_platform.errors import RunError, TargetError
+from goku_platform.jobs.spec import JobSpec
+
+_POLL_SECONDS = 0.2
+
+
+class _Record(BaseModel):
+    """process.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_uri: str  # for people: the folder's name is a hash
+    pid: int
+    started: str  # see _birth
+    log_offset: int  # where this start's output begins
+
+
+class LocalClient:
+    """Jobs as processes here."""
+
+    def __init__(self, *, environ: Mapping[str, str] = os.environ) -> None:
+        default = Path(environ.get("HOME", "~")).expanduser() / ".local" / "state"
+        self._home = Path(environ.get("XDG_STATE_HOME") or default) / "goku-platform"
+        self._environ = environ
+        self._children: dict[str, subprocess.Popen[bytes]] = {}  # whose exit codes we can learn
+
+    def check(self, spec: JobSpec) -> None:
+        if spec.nodes > 1:
+            raise TargetError(
+                f"parallel.nodes={spec.nodes}",
+                "this machine is one node",
+                "Set parallel.nodes=1, or render it for a cluster: goku-platform render ...",
+            )
+
+    def apply(self, spec: JobSpec) -> None:
+        self.check(spec)
+        folder = self._folder(spec.run_uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            self._refuse_if_alive(spec)
+            log = folder / "supervisor.log"
+            with log.open("ab") as output:
+                offset = output.tell()
+                child = self._start(spec, folder, output.fileno())
+            record = _Record(
+                run_uri=spec.run_uri,
+                pid=child.pid,
+                started=_birth(child.pid) or "",
+                log_offset=offset,
+            )
+            _replace(folder / "process.json", record.model_dump_json(indent=2))
+        self._children[spec.run_uri] = child
+
+    def get(self, run_uri: str) -> Sighting:
+        folder, record = self._folder(run_uri), self._record(run_uri)
+        if record is None:
+            return Sighting(alive=False)
+        child = self._children.get(run_uri)
+        return Sighting(
+            alive=_is_alive(record),
+            exit_code=child.poll() if child else None,
+            place=f"process {record.pid} on {socket.gethostname()}",
+            pod_dir=folder / "pod",
+            log=folder / "supervisor.log",
+        )
+
+    def logs(self, run_uri: str, *, follow: bool = False) -> Iterator[str]:
+        record = self._record(run_uri)
+        if record is None:
+            return
+        with (self._folder(run_uri) / "supervisor.log").open("rb") as log:
+            log.seek(record.log_offset)
+            partial = b""
+            while True:
+                alive = _is_alive(record)  # before the read: the last words are not missed
+                *whole, partial = (partial + log.read()).split(b"\n")
+                yield from (line.decode(errors="replace") for line in whole)
+                if not (follow and alive):
+                    break
+                time.sleep(_POLL_SECONDS)
+            if partial:
+                yield partial.decode(errors="replace")
+
+    def stop(self, run_uri: str) -> None:
+        record = self._record(run_uri)
+        if record is None or not _is_alive(record):
+            raise RunError(
+                f"run {run_uri}", "it is not running on this machine", "See goku-platform status."
+            )
+        os.kill(record.pid, signal.SIGTERM)
+
+    def _folder(self, run_uri: str) -> Path:
+        return self._home / hashlib.sha256(run_uri.rstrip("/").encode()).hexdigest()[:16]
+
+    def _record(self, run_uri: str) -> _Record | None:
+        path = self._folder(run_uri) / "process.json"
+        return _Record.model_validate_json(path.read_text()) if path.exists() else None
+
+    def _refuse_if_alive(self, spec: JobSpec) -> None:
+        record = self._record(spec.run_uri)
+        if record and _is_alive(record):
+            raise RunError(
+                f"run {spec.name!r}",
+                f"it is running as process {record.pid}",
+                f"Watch it: goku-platform status {spec.name}. End it: goku-platform stop.",
+            )
+
+    def _start(self, spec: JobSpec, folder: Path, output: int) -> subprocess.Popen[bytes]:
+        pod = folder / "pod"
+        pod.mkdir(exist_ok=True)
+        command = [sys.executable if part == "python" else part for part in spec.command]
+        return subprocess.Popen(
+            command,
+            cwd=folder,  # not the user's: a folder there could hide a package
+            env={**self._environ, **spec.env, **_here(pod), env.CODE_VERSION: spec.code_version},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a closed terminal or Ctrl-C does not reach it
+        )
+
+
+def _here(pod: Path) -> dict[str, str]:
+    """What a controller would tell the only pod of a job."""
+    return {
+        env.NODE_RANK: "0",
+        env.MASTER_ADDR: "127.0.0.1",
+        env.MASTER_PORT: str(_free_port()),
+        env.POD_DIR: str(pod),
+        env.METRICS_PORT: "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_alive(record: _Record) -> bool:
+    return record.started != "" and _birth(record.pid) == record.started
+
+
+def _birth(pid: int) -> str | None:
+    """Boot and clock tick at which a process began; None if there is no such process.
+
+    A zombie is over: its parent has merely not asked for its code yet.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
+    state, ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{boot}:{ticks}"
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

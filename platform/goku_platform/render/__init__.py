@@ -1,0 +1,1 @@
+"""JobSpec -> manifests, one file a kind of job, and the rules that every manifest obeys."""

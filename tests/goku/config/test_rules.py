@@ -1,0 +1,85 @@
+"""Every broken rule names the value, the rule and the next step."""
+
+import pytest
+
+from goku.config import ConfigError, RunConfig, presets
+from goku.config.overrides import parse
+
+_FOOTAGE = ("data.source=footage",)
+
+
+def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
+    return presets.build(preset, store="runs", size=size, overrides=parse(assignments))
+
+
+@pytest.mark.parametrize(
+    ("preset", "assignments", "complaint"),
+    [
+        (
+            "stage1",
+            ("training.steps=0",),
+            r"training.steps=0: .* greater than 0. Set another value",
+        ),
+        ("stage1", ("training.steps=many",), r"training.steps='many': .* valid integer"),
+        ("stage1", ("parallel.zero_stage=0",), r"parallel.zero_stage=0: Input should be 1, 2 or 3"),
+        ("stage1", ("name=Stage_1",), r"name='Stage_1': .* choose another with --name"),
+        ("stage1", ("name=" + "a" * 51,), r"1 to 50 lower-case letters"),
+        (
+            "stage1",
+            ("data.height=250",),
+            r"data.height=250: it must be a multiple of 16.*height=256",
+        ),
+        ("stage2", ("data.frames=96",), r"data.frames=96: .* use 93 or 97"),
+        ("stage1", ("data.image_share=0.5",), r"with data.frames=1 every sample is an image"),
+        (
+            "stage2",
+            ("data.pack_tokens=100",),
+            r"the largest sample has 14400 tokens. Set data.pack_tokens=14400 or more",
+        ),
+        ("stage1", ("parallel.nodes=3",), r"data.packs_per_step=8: 24 data ranks .*step=24"),
+        (
+            "stage1",
+            ("parallel.sequence=3",),
+            r"parallel.sequence=3: it must divide the world size 8",
+        ),
+        (
+            "stage1",
+            ("parallel.sequence=8",),
+            r"Ulysses must divide the 28 heads. Use one of 1, 2, 4,",
+        ),
+        ("stage1", ("model.heads=5",), r"model.heads=5: heads must split the width 1792"),
+        ("stage1", ("checkpoint.grace_seconds=240",), r"it must exceed checkpoint.stop_budget_sec"),
+        ("stage1", ("data.latents=none",), r"vae.weights=None: encoding needs the autoencoder"),
+        ("encode", ("vae.weights=w",), r"text.weights=None: encoding needs the FLAN-T5 weights"),
+        ("sample", ("sampling.frames=[1, 16]",), r"sampling.frames=16: each length must be 1 more"),
+        ("curate", (), r"data.source=None: curation needs footage. .*--set data.source="),
+    ],
+)
+def test_what_is_wrong_and_what_to_do(
+    preset: str, assignments: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        build(preset, *assignments)
+    assert caught.value.value
+    assert caught.value.rule
+    assert caught.value.fix.endswith((".", "?", "..."))
+
+
+def test_a_key_that_does_not_exist_in_a_frozen_record() -> None:
+    record = build("stage1").model_dump()
+    record["data"]["heigth"] = 1
+    with pytest.raises(ConfigError, match=r"data.heigth: there is no such key. Did you mean"):
+        RunConfig.build(record)
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        build("stage1").training.steps = 3  # type: ignore[misc]
+
+
+def test_derived_numbers() -> None:
+    config = build("stage2-720x1280", "parallel.sequence=4", "parallel.nodes=2")
+    assert config.data.latent_shape == (25, 90, 160)
+    assert config.sample_tokens == 25 * 45 * 80 == 90_000
+    assert (config.parallel.world_size, config.parallel.data, config.micro_batches) == (16, 4, 2)
+    assert (config.model.head_width, config.model.token_width) == (64, 64)

@@ -1,0 +1,63 @@
+"""Runs made by hand: configurations, checkpoints and attempts, without training anything."""
+
+import hashlib
+from typing import Any
+
+from goku.config import RunConfig, presets
+from goku.contract.attempts import Attempt, Ledger
+from goku.contract.exits import EXIT_OF, Cause
+from goku.contract.manifest import FileEntry, Manifest
+from goku.contract.rundir import RunDir
+
+PAYLOAD = b"weights" * 100
+
+
+def config(store: str, preset: str = "stage1", **overrides: Any) -> RunConfig:
+    """A tiny run."""
+    return presets.build(preset, store=store, size="tiny", overrides=overrides)
+
+
+def run(store: str, preset: str = "stage1", **overrides: Any) -> RunDir:
+    """A frozen run that nobody has started."""
+    frozen = config(store, preset, **overrides)
+    made = RunDir(f"{store}/{frozen.name}")
+    assert made.freeze(frozen, "test")
+    return made
+
+
+def checkpoint(made: RunDir, step: int, *, attempt: int = 1) -> Manifest:
+    """A complete checkpoint of one file."""
+    folder = made.checkpoint(step)
+    folder.write("rank-0.bin", PAYLOAD)
+    manifest = Manifest(
+        step=step,
+        attempt=attempt,
+        samples_seen=step * 10,
+        optimizer_steps=step,
+        world_size=2,
+        config_digest=made.config().digest(),
+        code_version="test",
+        created_at=1_700_000_000.0,
+        tensors={},
+        files={
+            "rank-0.bin": FileEntry(nbytes=len(PAYLOAD), sha256=hashlib.sha256(PAYLOAD).hexdigest())
+        },
+    )
+    folder.create("manifest.json", manifest.encode())
+    return manifest
+
+
+def attempt(made: RunDir, cause: Cause, **fields: Any) -> Attempt:
+    """One attempt in the ledger, with the exit code of its cause."""
+    opened = Ledger(made).open(host="here", nodes=1, processes_per_node=2)
+    over = cause is not Cause.RUNNING
+    update = {
+        "started_at": 1_700_000_000.0,
+        "ended_at": 1_700_000_100.0 if over else None,
+        "cause": cause,
+        "exit_code": EXIT_OF.get(cause),
+        **fields,
+    }
+    closed = opened.model_copy(update=update)
+    Ledger(made).close(closed)
+    return closed
