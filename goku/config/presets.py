@@ -170,5 +170,6 @@ def _shrink(tree: Mapping[str, Any]) -> dict[str, Any]:
         return dict(tree)
     height, width = _TINY_FRAMES[data["height"], data["width"]]
     frames = 1 if data["frames"] == 1 else 17
-    small = {"height": height, "width": width, "frames": frames, "pack_tokens": 1024}
+    tokens = ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
+    small = {"height": height, "width": width, "frames": frames, "pack_tokens": max(128, 2 * tokens)}
     return merge(tree, {"data": {key: small[key] for key in small if key in data}})

@@ -12,7 +12,7 @@ LABELS = ("run", "stage", "attempt")  # on every series
 class TimeClass(StrEnum):
     """Every second of an attempt belongs to exactly one class; goodput is productive / sum."""
 
-    STARTUP = "startup"  # from the supervisor's start: imports, process groups, model, first step
+    STARTUP = "startup"  # from the supervisor's start to the first step: imports, process groups
     PRODUCTIVE = "productive"
     DATA_WAIT = "data_wait"
     CHECKPOINT_STALL = "checkpoint_stall"

@@ -126,11 +126,12 @@ class RunDir:
     def commit(self, manifest: Manifest) -> None:
         """Make a checkpoint exist: check the fence, write the manifest, point LATEST at it.
 
-        Raises Fenced if a newer attempt has begun.
+        It takes the place of an earlier attempt's manifest of the same step, which this attempt
+        can only have passed over as broken. Raises Fenced if a newer attempt has begun.
         """
         self.check_fence(manifest.attempt)
         data = manifest.encode()
-        self.checkpoint(manifest.step).create(manifests.NAME, data)
+        self.checkpoint(manifest.step).write(manifests.NAME, data)
         pointer = {"step": manifest.step, "manifest_sha256": hashlib.sha256(data).hexdigest()}
         self.store.write(_LATEST, json.dumps(pointer).encode())
 
@@ -149,8 +150,9 @@ class RunDir:
     # --- fence
 
     def raise_fence(self, attempt: int) -> None:
-        """From now on only `attempt` may commit."""
-        self.store.write(_FENCE, str(attempt).encode())
+        """From now on no attempt before `attempt` may commit. A fence is never lowered."""
+        if not self.store.exists(_FENCE) or int(self.store.read(_FENCE)) < attempt:
+            self.store.write(_FENCE, str(attempt).encode())
 
     def check_fence(self, attempt: int) -> None:
         """Raise Fenced unless `attempt` is the one that may commit."""

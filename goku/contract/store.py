@@ -63,8 +63,12 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Write or replace `name`; a reader sees the old bytes or the new ones."""
-        with self.writer(name) as stream:
-            stream.write(data)
+        if self._local:
+            with self.writer(name) as stream:
+                stream.write(data)
+            return
+        with self._translated(name):
+            self._fs.pipe_file(self._path(name), data)
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
@@ -72,7 +76,9 @@ class Store:
         path = self._path(name)
         with self._translated(name):
             if not self._local:
-                with self._fs.transaction, self._fs.open(path, "wb") as stream:
+                # a transaction is the file system's, not the file's: each stream needs its own
+                filesystem, _ = fsspec.core.url_to_fs(self.uri, skip_instance_cache=True)
+                with filesystem.transaction, filesystem.open(path, "wb") as stream:
                     yield stream
                 return
             partial = _partial(path)

@@ -1,0 +1,232 @@
+"""Encoded clips on disk: what an encode run leaves and later training runs read.
+
+    meta.json                   the encoders' digests, the geometry, the widths
+    empty.safetensors           the embedding of the empty caption
+    shards/<unique>.safetensors latent/<clip>, text/<clip> and, for encoders that are not causal,
+                                first/<clip>
+    commits/<key>.json          created once a shard is there: its clips, with shapes and lengths
+    complete.json               all clips of the run are committed
+
+Whatever no commit names is garbage of a lost attempt. Packing reads commits only, never a shard.
+"""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from goku.config.errors import ConfigError
+from goku.contract.store import Store
+from goku.data.encoding import Sample
+from goku.data.records import Kind
+from goku.data.shards import Shard, write_shard
+
+FORMAT = 1
+_META, _COMPLETE, _EMPTY, _COMMITS = "meta.json", "complete.json", "empty.safetensors", "commits"
+_TEXT = "text"
+# Half the bytes of float32. Latents are about unit normal and get noise added: float16 keeps 11
+# bits of them. Embeddings may be large, and bfloat16 is what the transformer reads them in.
+_LATENT_DTYPE, _TEXT_DTYPE = torch.float16, torch.bfloat16
+_SHARD_BYTES = 128 << 20  # of float32 samples in memory; half of it on disk
+_SHARD_SECONDS = 60.0  # a kill loses no more work than this
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Meta(_Record):
+    """What made the cache. Two caches with equal meta hold the same latents of the same clip."""
+
+    format: int = FORMAT
+    vae: str  # digest
+    text: str  # digest
+    causal: bool
+    latent_channels: int
+    text_width: int
+    height: int
+    width: int
+    frames: int
+    fps: float
+
+
+class CachedClip(_Record):
+    """One encoded clip: all that packing needs to know."""
+
+    id: str
+    kind: Kind
+    shape: tuple[int, int, int]  # latent frames, height, width
+    text_length: int
+
+
+class Commit(_Record):
+    """A shard that counts, and the clips that could not be encoded, each with the reason."""
+
+    shard: str | None  # None if it would be empty
+    clips: tuple[CachedClip, ...]
+    rejects: dict[str, str] = Field(default_factory=dict)
+
+
+class Encoded(NamedTuple):
+    """A clip on its way into the cache."""
+
+    id: str
+    kind: Kind
+    sample: Sample
+
+
+class LatentCache:
+    """A folder of encoded clips."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # --- writing
+
+    def begin(self, meta: Meta, empty_LY: Tensor) -> None:
+        """Create the cache, or go on with one that the same encoders began.
+
+        Raises ConfigError if other encoders or another geometry began it.
+        """
+        if not self.store.exists(_META):
+            write_shard(self.store, _EMPTY, {_TEXT: empty_LY.to(_TEXT_DTYPE)})
+            self.store.create(_META, meta.model_dump_json(indent=2).encode())
+        found = self.meta()
+        if found != meta:
+            raise ConfigError(
+                f"latents in {self.store.uri}",
+                f"they were begun with {_difference(found, meta)}",
+                "The weights have changed since: encode under another run name.",
+            )
+
+    def commit(self, samples: Sequence[Encoded], rejects: Mapping[str, str]) -> None:
+        """Write samples as one shard and make it count, with clips that could not be encoded."""
+        shard = f"shards/{uuid.uuid4().hex}.safetensors" if samples else None
+        if shard:
+            causal = self.meta().causal
+            tensors = [_tensors(encoded, causal) for encoded in samples]
+            write_shard(self.store, shard, {key: one[key] for one in tensors for key in one})
+        clips = tuple(_describe(encoded) for encoded in samples)
+        record = Commit(shard=shard, clips=clips, rejects=dict(rejects))
+        ours = self.store.create(_commit_name(record), record.model_dump_json().encode())
+        if shard and not ours:
+            self.store.delete(shard)  # an attempt that was thought lost was faster
+
+    def complete(self) -> None:
+        """Declare that nothing is missing: training may begin."""
+        self.store.write(_COMPLETE, b"{}\n")
+
+    # --- reading
+
+    def meta(self) -> Meta:
+        """Raises FileNotFoundError if there is no cache."""
+        return Meta.model_validate_json(self.store.read(_META))
+
+    def is_complete(self) -> bool:
+        return self.store.exists(_COMPLETE)
+
+    def commits(self) -> list[Commit]:
+        """What counts, in no order that means anything."""
+        names = self.store.list(_COMMITS)
+        return [Commit.model_validate_json(self.store.read(f"{_COMMITS}/{name}")) for name in names]
+
+    def empty(self) -> Tensor:
+        """The embedding text_LY of the empty caption, float32."""
+        return Shard(self.store, _EMPTY).read(_TEXT).float()
+
+
+class CacheWriter:
+    """Gathers samples into shards of a cache and knows what is done, by earlier attempts too."""
+
+    def __init__(self, cache: LatentCache) -> None:
+        self._cache = cache
+        commits = cache.commits()
+        self.encoded = {clip.id for commit in commits for clip in commit.clips}  # and committed
+        self.rejected = {id for commit in commits for id in commit.rejects}
+        self._begin_shard()
+
+    @property
+    def committed(self) -> int:
+        """How many clips need no more work, encoded or rejected."""
+        return len(self.encoded) + len(self.rejected)
+
+    @property
+    def waiting(self) -> int:
+        """How many clips the next flush commits."""
+        return len(self._samples) + len(self._rejects)
+
+    def add(self, id: str, kind: Kind, sample: Sample) -> None:
+        self._samples.append(Encoded(id, kind, sample))
+        self._nbytes += sum(tensor.nbytes for tensor in sample)
+
+    def reject(self, id: str, reason: str) -> None:
+        self._rejects[id] = reason
+
+    def due(self) -> bool:
+        """Whether enough has gathered, or enough time has gone by, for a shard."""
+        return self._nbytes >= _SHARD_BYTES or time.monotonic() - self._began >= _SHARD_SECONDS
+
+    def flush(self) -> None:
+        """Commit what waits."""
+        if self.waiting:
+            self._cache.commit(self._samples, self._rejects)
+            self.encoded |= {encoded.id for encoded in self._samples}
+            self.rejected |= set(self._rejects)
+        self._begin_shard()
+
+    def _begin_shard(self) -> None:
+        self._samples: list[Encoded] = []
+        self._rejects: dict[str, str] = {}
+        self._nbytes, self._began = 0, time.monotonic()
+
+
+def read_sample(shard: Shard, id: str, *, causal: bool, text_LY: Tensor | None = None) -> Sample:
+    """One clip of a shard; `text_LY` replaces its caption."""
+    latent_CTHW = shard.read(f"latent/{id}").float()
+    first_CHW = latent_CTHW[:, 0] if causal else shard.read(f"first/{id}").float()
+    if text_LY is None:
+        text_LY = shard.read(f"{_TEXT}/{id}").float()
+    return Sample(latent_CTHW, text_LY, first_CHW)
+
+
+def _describe(encoded: Encoded) -> CachedClip:
+    id, kind, sample = encoded
+    _, frames, height, width = sample.latent_CTHW.shape
+    length = len(sample.text_LY)
+    return CachedClip(id=id, kind=kind, shape=(frames, height, width), text_length=length)
+
+
+def _tensors(encoded: Encoded, causal: bool) -> dict[str, Tensor]:
+    id, _, sample = encoded
+    tensors = {
+        f"latent/{id}": _half(sample.latent_CTHW, id),
+        f"{_TEXT}/{id}": sample.text_LY.to(_TEXT_DTYPE),
+    }
+    return tensors if causal else tensors | {f"first/{id}": _half(sample.first_CHW, id)}
+
+
+def _half(tensor: Tensor, id: str) -> Tensor:
+    half = tensor.to(_LATENT_DTYPE)
+    if not half.isfinite().all():
+        raise ConfigError(
+            f"clip {id}",
+            f"its latents reach {tensor.abs().max():g}, which float16 cannot hold",
+            "The autoencoder does not suit the clips: check vae.kind and vae.weights.",
+        )
+    return half
+
+
+def _commit_name(record: Commit) -> str:
+    """From the clips, so that two attempts at the same clips meet."""
+    ids = sorted([clip.id for clip in record.clips] + list(record.rejects))
+    return f"{_COMMITS}/{hashlib.sha256(chr(10).join(ids).encode()).hexdigest()[:16]}.json"
+
+
+def _difference(found: Meta, wanted: Meta) -> str:
+    old, new = found.model_dump(), wanted.model_dump()
+    return ", ".join(f"{key} {old[key]} (now {new[key]})" for key in old if old[key] != new[key])

@@ -1,0 +1,211 @@
+"""Steps of packed samples for one data rank, and the held-out samples of validation.
+
+Every rank plans every step from lengths alone and loads only its own packs, so ranks agree without
+a word. The loader has no state: a run resumes from the number of samples it has consumed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice, tee
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from goku.config.data import DataConfig
+from goku.config.errors import ConfigError
+from goku.data import packing
+from goku.data.encoding import Sample
+from goku.data.packing import Pack
+from goku.data.prefetch import ahead
+from goku.data.records import Kind
+from goku.data.source import Entry, Source
+from goku.data.stream import Stream, kinds, unit
+from goku.nn.layout import Layout
+from goku.nn.patch import patchify
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One packed sequence on the CPU: N clean tokens and M text tokens, float32."""
+
+    x_NP: Tensor
+    text_MY: Tensor
+    layout: Layout
+    ordinals: tuple[int, ...]  # of its samples in the stream; in validation, in the held-out set
+    reference_NP: Tensor | None  # the first frame's latent at every frame; only for I2V
+
+
+class StepBatch(NamedTuple):
+    """One optimizer step as a data rank sees it."""
+
+    packs: tuple[Batch, ...]  # pack j of the step belongs to data rank j % data_ranks
+    samples: int  # in the step, over all ranks
+    tokens: int  # in the step, over all ranks
+    samples_seen: int  # in the run, this step included: where a resume goes on
+
+
+class _Plan(NamedTuple):
+    start: int
+    end: int
+    packs: tuple[Pack, ...]
+
+
+class Loader:
+    """Packs of a source for one of `data_ranks` ranks that see different samples."""
+
+    def __init__(
+        self,
+        source: Source,
+        config: DataConfig,
+        *,
+        patch: int,
+        data_rank: int = 0,
+        data_ranks: int = 1,
+        holdout: int = 0,
+        image_conditioned: bool = False,
+    ) -> None:
+        """`holdout` samples, chosen by hash of the clip's id, are kept for validation.
+
+        Raises ConfigError when a sample is larger than a pack or not cut evenly by the patch,
+        when a kind that `image_share` asks for is missing, or when the holdout leaves none of it;
+        ValueError when the ranks do not divide the packs of a step.
+        """
+        if config.packs_per_step % data_ranks:
+            raise ValueError(f"{data_ranks} ranks do not divide {config.packs_per_step} packs")
+        self._source, self._config, self._patch = source, config, patch
+        self._data_rank, self._data_ranks = data_rank, data_ranks
+        self._image_conditioned = image_conditioned
+        _check_entries(source.entries, config, patch)
+        self._held: list[int] = []
+        self._streamed: dict[Kind, list[int]] = {}
+        for kind, quota in _quotas(config.image_share, holdout).items():
+            held, streamed = _split(source.entries, kind, quota, holdout)
+            self._held += held
+            self._streamed[kind] = streamed
+        self._stream = Stream(
+            images=len(self._streamed[Kind.IMAGE]),
+            videos=len(self._streamed[Kind.VIDEO]),
+            image_share=config.image_share,
+            seed=config.seed,
+        )
+
+    def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
+        """Endless steps, beginning after `samples_seen` samples. What loading raises, it raises."""
+        plans, sent = tee(self._plans(samples_seen))
+        mine = (pack for plan in sent for pack in self._own(plan))
+        with closing(ahead(self._train, mine, depth=self._config.prefetch_packs)) as loaded:
+            for plan in plans:
+                packs = tuple(islice(loaded, len(self._own(plan))))
+                yield StepBatch(
+                    packs,
+                    samples=plan.end - plan.start,
+                    tokens=sum(map(self._tokens, range(plan.start, plan.end))),
+                    samples_seen=plan.end,
+                )
+
+    def validation(self) -> list[Batch]:
+        """The held-out samples, one to a pack, with captions: the same on every call and rank."""
+        return [
+            self._batch([self._source.load(index, caption=True)], (ordinal,))
+            for ordinal, index in enumerate(self._held)
+        ]
+
+    def _plans(self, cursor: int) -> Iterator[_Plan]:
+        while True:
+            packs, end = packing.plan(
+                self._tokens,
+                cursor,
+                packs=self._config.packs_per_step,
+                budget=self._config.pack_tokens,
+            )
+            yield _Plan(cursor, end, packs)
+            cursor = end
+
+    def _own(self, plan: _Plan) -> tuple[Pack, ...]:
+        return plan.packs[self._data_rank :: self._data_ranks]
+
+    def _index(self, ordinal: int) -> int:
+        kind, number = self._stream[ordinal]
+        return self._streamed[kind][number]
+
+    def _tokens(self, ordinal: int) -> int:
+        return _tokens(self._source.entries[self._index(ordinal)], self._patch)
+
+    def _train(self, pack: Pack) -> Batch:
+        samples = [
+            self._source.load(self._index(ordinal), caption=self._captioned(ordinal))
+            for ordinal in pack
+        ]
+        return self._batch(samples, pack)
+
+    def _captioned(self, ordinal: int) -> bool:
+        return unit("caption", self._config.seed, ordinal) >= self._config.caption_dropout
+
+    def _batch(self, samples: Sequence[Sample], ordinals: tuple[int, ...]) -> Batch:
+        grids = [self._grid(sample.latent_CTHW) for sample in samples]
+        reference_NP = None
+        if self._image_conditioned:
+            reference_NP = torch.cat([patchify(_still(sample), self._patch) for sample in samples])
+        return Batch(
+            x_NP=torch.cat([patchify(sample.latent_CTHW, self._patch) for sample in samples]),
+            text_MY=torch.cat([sample.text_LY for sample in samples]),
+            layout=Layout.build(grids, [len(sample.text_LY) for sample in samples]),
+            ordinals=ordinals,
+            reference_NP=reference_NP,
+        )
+
+    def _grid(self, z_CTHW: Tensor) -> tuple[int, int, int]:
+        _, frames, height, width = z_CTHW.shape
+        return frames, height // self._patch, width // self._patch
+
+
+def _still(sample: Sample) -> Tensor:
+    """The first frame's latent, held for the length of the clip (paper section 2.5)."""
+    return sample.first_CHW[:, None].expand_as(sample.latent_CTHW)
+
+
+def _tokens(entry: Entry, patch: int) -> int:
+    frames, height, width = entry.shape
+    return frames * (height // patch) * (width // patch)
+
+
+def _quotas(image_share: float, holdout: int) -> dict[Kind, int]:
+    """How many of each kind are held out: in the proportion of training."""
+    images = int(holdout * Fraction(str(image_share)) + Fraction(1, 2))
+    return {Kind.IMAGE: images, Kind.VIDEO: holdout - images}
+
+
+def _split(
+    entries: Sequence[Entry], kind: Kind, quota: int, holdout: int
+) -> tuple[list[int], list[int]]:
+    """Indices of one kind, held out and streamed, the latter in the order of ids."""
+    indices = [index for index, entry in enumerate(entries) if entry.kind == kind]
+    if indices and quota >= len(indices):
+        raise ConfigError(
+            f"training.validation_samples={holdout}",
+            f"{quota} of the {len(indices)} {kind}s would be held out, none is left to train on",
+            "Lower it, or curate more.",
+        )
+    held = sorted(indices, key=lambda index: unit("holdout", entries[index].id))[:quota]
+    streamed = sorted(set(indices) - set(held), key=lambda index: entries[index].id)
+    return held, streamed
+
+
+def _check_entries(entries: Sequence[Entry], config: DataConfig, patch: int) -> None:
+    asked = kinds(config.image_share)
+    for entry in (entry for entry in entries if entry.kind in asked):
+        if entry.shape[1] % patch or entry.shape[2] % patch:
+            raise ConfigError(
+                f"model.patch_size={patch}",
+                f"it does not cut the {entry.shape[1]}x{entry.shape[2]} latents of clip {entry.id}",
+                "Use 1 or 2.",
+            )
+        if _tokens(entry, patch) > config.pack_tokens:
+            raise ConfigError(
+                f"data.pack_tokens={config.pack_tokens}",
+                f"clip {entry.id} has {_tokens(entry, patch)} tokens",
+                "Raise it, or use clips that were encoded at a smaller size.",
+            )

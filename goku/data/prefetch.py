@@ -1,0 +1,35 @@
+"""Work done ahead in threads, in order and bounded. Decoding and reading release the interpreter.
+
+Threads and no processes: they see no signals, need no pickling, and die with the rank.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, depth: int
+) -> Generator[Result, None, None]:
+    """`work` of each item, in the order of the items, at most `depth` of them ahead.
+
+    `items` may be endless; it is read in the caller's thread. What `work` raises is raised here.
+    Close the generator to drop what has not begun.
+    """
+    items = iter(items)
+    pool = ThreadPoolExecutor(max_workers=depth, thread_name_prefix="prefetch")
+    try:
+        waiting: deque[Future[Result]] = deque(
+            pool.submit(work, item) for item in islice(items, depth)
+        )
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(items, 1))
+            yield done
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,127 @@
+"""Where samples come from: encoded ones from a cache, or clips encoded as they are needed.
+
+A source knows the shape of every sample beforehand, so that packing never waits for one.
+"""
+
+from functools import cache
+from typing import NamedTuple, Protocol
+
+from goku.config.data import DataConfig
+from goku.config.errors import ConfigError
+from goku.contract.store import Store
+from goku.data import buckets
+from goku.data.cache import LatentCache, Meta, read_sample
+from goku.data.encoding import ClipEncoder, Sample, Text, Vae, curated
+from goku.data.records import Kind
+from goku.data.shards import Shard
+
+
+class Entry(NamedTuple):
+    """What is known of a sample before it is loaded."""
+
+    id: str
+    kind: Kind
+    shape: tuple[int, int, int]  # latent frames, height, width
+    text_length: int | None  # None until the caption is encoded
+
+
+class Source(Protocol):
+    """Samples by index."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All samples, sorted by id."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, *, caption: bool) -> Sample:
+        """One sample, float32 on the CPU; without `caption` it has the empty one. Any thread."""
+        ...
+
+
+class CachedSource:
+    """Samples that an encode run has left in a folder, `<run>/latents`."""
+
+    def __init__(self, uri: str, *, latent_channels: int, text_width: int) -> None:
+        """Reads the commits, no sample.
+
+        Raises ConfigError if nothing, or not everything, is encoded there, or if latents or
+        embeddings do not fit the model.
+        """
+        cached = LatentCache(Store(uri))
+        meta = _complete_meta(cached)
+        _check_width(uri, "latent_channels", meta.latent_channels, latent_channels)
+        _check_width(uri, "text_width", meta.text_width, text_width)
+        found = {
+            clip.id: (Entry(clip.id, clip.kind, clip.shape, clip.text_length), commit.shard)
+            for commit in cached.commits()
+            for clip in commit.clips
+            if commit.shard
+        }
+        placed = [found[id] for id in sorted(found)]
+        self.entries = [entry for entry, _ in placed]
+        self._shards = [shard for _, shard in placed]
+        self._shard = cache(lambda name: Shard(cached.store, name))  # keeps headers
+        self._causal = meta.causal
+        self._empty_LY = cached.empty()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def load(self, index: int, *, caption: bool) -> Sample:
+        return read_sample(
+            self._shard(self._shards[index]),
+            self.entries[index].id,
+            causal=self._causal,
+            text_LY=None if caption else self._empty_LY,
+        )
+
+
+class OnlineSource:
+    """Curated clips of a folder, `<run>/clips`, decoded and encoded one by one."""
+
+    def __init__(self, uri: str, *, vae: Vae, text: Text, config: DataConfig) -> None:
+        """Reads the records, no clip. Raises ConfigError if there are none."""
+        store = Store(uri)
+        self._clips = curated(store, config)
+        self._encoder = ClipEncoder(store, vae=vae, text=text, config=config)
+        self.entries = [
+            Entry(clip.id, clip.kind, buckets.size(clip, config).latent, None)
+            for clip in self._clips
+        ]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def load(self, index: int, *, caption: bool) -> Sample:
+        return self._encoder.sample(self._clips[index], caption=caption)
+
+
+def _complete_meta(cached: LatentCache) -> Meta:
+    place = f"data.latents in {cached.store.uri}"
+    try:
+        meta = cached.meta()
+    except FileNotFoundError:
+        raise ConfigError(
+            place,
+            "no encoded clips lie there",
+            "Launch encode first, and name that run in data.latents.",
+        ) from None
+    if not cached.is_complete():
+        done = sum(len(commit.clips) for commit in cached.commits())
+        raise ConfigError(
+            place,
+            f"encoding has not ended, {done} clips are done so far",
+            "Wait for the encode run, or resume it.",
+        )
+    return meta
+
+
+def _check_width(uri: str, key: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise ConfigError(
+            f"data.latents in {uri}",
+            f"they have {key} {found}, the model wants {wanted}",
+            f"Set model.{key}={found}, or encode with the model's own encoders.",
+        )

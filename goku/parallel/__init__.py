@@ -1,0 +1,1 @@
+"""How a finished model is spread over processes: mesh, sequence parallelism, sharded state."""

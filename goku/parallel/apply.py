@@ -1,0 +1,28 @@
+"""Parallelism applied to a finished model: each technique in order, and why in that order."""
+
+from torch import nn
+
+from goku.config.parallel import ParallelConfig
+from goku.config.training import TrainingConfig
+from goku.parallel.engine import Engine
+from goku.parallel.mesh import Mesh
+from goku.parallel.sequence import share_tokens
+from goku.parallel.zero import ZeroEngine
+
+
+def parallelize(
+    model: nn.Module,
+    config: ParallelConfig,
+    training: TrainingConfig,
+    mesh: Mesh,
+    micro_batches: int,
+) -> Engine:
+    """Spread a model with `.blocks` over the mesh. `micro_batches` backwards make one step.
+
+    `model` becomes the engine's: it is moved to the mesh's device, cast and, at stage 3, cut up.
+    """
+    # 1. Sequence parallelism, while the blocks are plain modules whose parts can be replaced.
+    if mesh.sequence_group is not None:
+        share_tokens(model, mesh.sequence_group)
+    # 2. ZeRO last: it casts and cuts the weights, and its hooks must see the final modules.
+    return ZeroEngine(model, config, training, mesh, micro_batches)

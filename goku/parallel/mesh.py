@@ -1,0 +1,114 @@
+"""The mesh: where this process stands among all, on the axes data and sequence.
+
+Ranks that share the tokens of one pack are neighbours, so that their all-to-alls stay inside a
+node. Parameters and optimizer state are sharded over all ranks, whatever axis they are on.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from goku.config import ConfigError
+from goku.config.parallel import ParallelConfig
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """This rank's place. All methods are collective: every rank calls them in the same order."""
+
+    rank: int
+    world_size: int
+    data: int  # data-parallel degree: ranks that see different packs
+    sequence: int  # sequence-parallel degree: ranks that share one pack
+    sequence_group: dist.ProcessGroup | None  # None when the degree is 1
+    device: torch.device
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.sequence
+
+    @property
+    def sequence_rank(self) -> int:
+        return self.rank % self.sequence
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on at least one rank: one pod's stop request stops all."""
+        up = torch.tensor(int(flag))  # on the CPU: a poll must not wait for the accelerator
+        dist.all_reduce(up, op=dist.ReduceOp.MAX)
+        return bool(up)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's object by rank, on rank 0; an empty list elsewhere."""
+        values = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, values)
+        return list(values or ())
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's object, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks, on the CPU."""
+        self.any(False)
+
+    def close(self) -> None:
+        """Leave the process group, together with all other ranks."""
+        self.barrier()
+        dist.destroy_process_group()
+
+
+def connect(config: ParallelConfig) -> Mesh:
+    """Join the process group that torchrun's environment describes, unless already in one.
+
+    Raises ConfigError when the number of processes is not the configuration's.
+    """
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world_size != config.world_size:
+        raise ConfigError(
+            f"WORLD_SIZE={world_size}",
+            f"the run is configured for {config.world_size} processes "
+            f"({config.nodes} nodes x {config.processes_per_node})",
+            "Start that many, or change parallel.nodes or parallel.processes_per_node.",
+        )
+    device = _device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        bound = device if device.type == "cuda" else None
+        dist.init_process_group(backend, device_id=bound)
+    return Mesh(
+        rank=rank,
+        world_size=world_size,
+        data=config.data,
+        sequence=config.sequence,
+        sequence_group=_sequence_group(rank, world_size, config.sequence),
+        device=device,
+    )
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _sequence_group(rank: int, world_size: int, degree: int) -> dist.ProcessGroup | None:
+    """This rank's group of neighbours. Every rank must help to make every group."""
+    if degree == 1:
+        return None
+    starts = range(0, world_size, degree)
+    groups = [dist.new_group(list(range(start, start + degree))) for start in starts]
+    group: dist.ProcessGroup = groups[rank // degree]
+    return group

@@ -1,0 +1,1 @@
+"""From prompts to pictures: a trained transformer, the ODE, the autoencoder."""

@@ -1,0 +1,1 @@
+"""The text encoder: captions to embeddings, behind one facade."""

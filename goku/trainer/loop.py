@@ -1,0 +1,201 @@
+"""The training loop: steps, logs, validation, checkpoints, and leaving when asked to.
+
+A stop request is looked for before every micro-batch and agreed on by all ranks, so that one pod's
+request stops all at the same place. What a half-finished step had added up is dropped: state moves
+only in whole steps, and the save that follows holds the last of them.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from goku.checkpoint.save import Saved, SaveFailed
+from goku.config.errors import ConfigError
+from goku.config.training import TrainingConfig
+from goku.contract import metrics
+from goku.contract.exits import Cause
+from goku.contract.metrics import TimeClass
+from goku.data.loader import Loader, StepBatch
+from goku.parallel.engine import Engine
+from goku.parallel.mesh import Mesh
+from goku.trainer.clock import Clock
+from goku.trainer.ema import Ema
+from goku.trainer.evaluate import Validation
+from goku.trainer.health import Health
+from goku.trainer.objective import Objective
+from goku.trainer.optim import learning_rate
+from goku.trainer.report import Report
+
+
+@dataclass
+class Position:
+    """Where training stands: all three are in the manifest."""
+
+    step: int = 0
+    samples_seen: int = 0
+    durable_step: int = -1  # nothing saved yet
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The parts of a training run, built; `train` moves `position` to the end or to a stop."""
+
+    config: TrainingConfig
+    save_interval: int
+    max_nonfinite_steps: int
+    position: Position
+    mesh: Mesh
+    engine: Engine
+    ema: Ema
+    loader: Loader
+    objective: Objective
+    validation: Validation
+    health: Health
+    clock: Clock
+    report: Report | None  # rank 0 only
+    save: Callable[[Position], Saved]  # raises SaveFailed on every rank alike
+    flops: Callable[[StepBatch], int]  # of one data rank's part of a step
+    highest_step: int  # of all earlier attempts: steps up to it are done again
+
+    def close(self) -> None:
+        """Write the last metrics and leave the process group, together with the other ranks."""
+        self.clock.enter(TimeClass.SHUTDOWN)
+        self.health.section("done")
+        if self.report is not None:
+            self.report.flush(force=True)
+        self.mesh.close()
+
+
+def train(trainer: Trainer) -> Cause:
+    """Train to the last step or to a stop request; the state is durable when this returns."""
+    position, config = trainer.position, trainer.config
+    steps = iter(trainer.loader.steps(position.samples_seen))
+    nonfinite = 0
+    while position.step < config.steps:
+        trainer.clock.enter(TimeClass.DATA_WAIT)
+        if trainer.mesh.any(trainer.health.stop_requested()):
+            return _leave(trainer)
+        trainer.health.section("step")
+        batch = next(steps)
+        started = time.perf_counter()
+        trainer.clock.enter(_step_class(trainer))
+        loss = _forward_backward(trainer, batch)
+        if loss is None:
+            return _leave(trainer)
+        rate = learning_rate(config, position.step)
+        norm = trainer.engine.step(rate)
+        nonfinite = 0 if math.isfinite(norm) else nonfinite + 1
+        if nonfinite == 0:
+            trainer.ema.update(trainer.engine.optimizer_steps)
+        position.step += 1
+        position.samples_seen = batch.samples_seen
+        trainer.health.finished(position.step)
+        row = {
+            "step": float(position.step),
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "step_seconds": time.perf_counter() - started,
+            "samples_seen": float(position.samples_seen),
+        }
+        _tell(trainer, batch, row)
+        _check_finite(trainer, nonfinite)
+        _periodic(trainer)
+    _save(trainer, final=True)
+    return Cause.DONE
+
+
+def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
+    """All micro-batches of a step; the mean loss over the step's samples, None to stop instead."""
+    mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
+    total = torch.zeros((), dtype=torch.float64)
+    for index, pack in enumerate(batch.packs):
+        if index and mesh.any(trainer.health.stop_requested()):
+            return None
+        t_S = trainer.objective.times(pack)
+        losses = trainer.objective.losses(trainer.engine.module, pack, t_S).sum()
+        # The engine averages over packs and ranks; what counts is the mean over samples.
+        trainer.engine.backward(losses * (packs * mesh.sequence / batch.samples))
+        total += losses.detach().double().cpu()
+        if trainer.report is not None:
+            trainer.report.drew(t_S)
+    return float(mesh.sum(total)) / batch.samples
+
+
+def _step_class(trainer: Trainer) -> TimeClass:
+    again = trainer.position.step < trainer.highest_step
+    return TimeClass.ROLLBACK if again else TimeClass.PRODUCTIVE
+
+
+def _tell(trainer: Trainer, batch: StepBatch, row: dict[str, float]) -> None:
+    report = trainer.report
+    if report is None:
+        return
+    tokens = batch.tokens
+    flops = trainer.flops(batch) * trainer.mesh.data
+    report.stepped(row, tokens=tokens, samples=batch.samples, flops=flops)
+    report.set(metrics.HIGHEST_STEP, max(trainer.position.step, trainer.highest_step))
+    if not math.isfinite(row["grad_norm"]):
+        report.add(metrics.NONFINITE)
+    if trainer.position.step % trainer.config.log_interval_steps == 0:
+        report.line(tokens_per_second=tokens / row["step_seconds"])
+    report.flush()
+
+
+def _check_finite(trainer: Trainer, nonfinite: int) -> None:
+    if nonfinite >= trainer.max_nonfinite_steps:
+        raise ConfigError(
+            f"step {trainer.position.step}",
+            f"the gradient was not finite {nonfinite} times in a row",
+            "Lower training.learning_rate or training.clip_norm; the last checkpoint is sound.",
+        )
+
+
+def _periodic(trainer: Trainer) -> None:
+    position, config = trainer.position, trainer.config
+    if trainer.validation and position.step % config.validation_interval_steps == 0:
+        _validate(trainer)
+    if position.step % trainer.save_interval == 0 and position.step < config.steps:
+        _save(trainer)
+
+
+def _validate(trainer: Trainer) -> None:
+    trainer.clock.enter(TimeClass.VALIDATION)
+    trainer.health.section("validate")
+    losses = trainer.validation.losses(trainer.engine, trainer.ema, trainer.health.beat)
+    if trainer.report is None:
+        return
+    for weights, loss in losses.items():
+        trainer.report.set(metrics.VALIDATION_LOSS, loss, weights=weights)
+    trainer.report.note(**{f"validation_loss_{name}": loss for name, loss in losses.items()})
+    text = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    print(f"step {trainer.position.step}  validation loss: {text}", flush=True)
+
+
+def _save(trainer: Trainer, *, final: bool = False) -> None:
+    """Save; a failed save costs the checkpoint, not the run, unless there is no later one."""
+    trainer.clock.enter(TimeClass.CHECKPOINT_STALL)
+    trainer.health.section("save")
+    try:
+        saved = trainer.save(trainer.position)
+    except SaveFailed as error:
+        if trainer.report is not None:
+            trainer.report.add(metrics.CHECKPOINT_FAILURES)
+            print(f"warning: {error}; training goes on", flush=True)
+        if final or error.fenced:
+            raise
+        return
+    trainer.position.durable_step = trainer.position.step
+    trainer.health.durable(trainer.position.step)
+    if trainer.report is not None:
+        trainer.report.saved(trainer.position.step, saved)
+
+
+def _leave(trainer: Trainer) -> Cause:
+    """Save what is not yet durable, and yield."""
+    if trainer.position.durable_step != trainer.position.step:
+        _save(trainer, final=True)
+    return Cause.YIELDED

@@ -1,0 +1,72 @@
+"""One pack through the model: noise, t, the point x_t, the predicted velocity, the loss per sample.
+
+Training and validation share it; they differ in where u comes from and in what is done with the
+losses. With sequence parallelism every rank of a group holds the whole pack, draws the same noise,
+and computes its own shard of tokens: its losses are parts that sum over the group.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from goku.data.loader import Batch
+from goku.flow.loss import sample_losses
+from goku.flow.path import interpolate, velocity
+from goku.flow.timesteps import Timesteps
+from goku.nn.layout import Layout
+from goku.parallel.mesh import Mesh
+from goku.parallel.sequence import shard
+from goku.trainer import draws
+
+Model = Callable[..., Tensor] | nn.Module
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Rectified flow's regression of the velocity (paper Eq. 1)."""
+
+    timesteps: Timesteps
+    seed: int
+    mesh: Mesh
+
+    def times(self, batch: Batch) -> Tensor:
+        """t_S of a training pack, float64 on the CPU."""
+        tokens_S = torch.tensor(batch.layout.full_lengths)
+        return self.timesteps.quantile(draws.uniforms(self.seed, batch.ordinals), tokens_S)
+
+    def losses(self, model: Model, batch: Batch, t_S: Tensor) -> Tensor:
+        """This rank's part of each sample's loss: loss_S, float32."""
+        device = self.mesh.device
+        clean_NP = batch.x_NP.to(device)
+        noise_NP = draws.noise(
+            self.seed,
+            batch.ordinals,
+            batch.layout.lengths,
+            width=clean_NP.shape[-1],
+            device=device,
+        )
+        layout = batch.layout.to(device)
+        t_S = t_S.to(device, torch.float32)
+        x_NP = interpolate(clean_NP, noise_NP, t_S[layout.segment_N, None])
+        target_NP = velocity(clean_NP, noise_NP)
+        return self._compare(model, batch, layout, t_S, x_NP, target_NP)
+
+    def _compare(
+        self,
+        model: Model,
+        batch: Batch,
+        layout: Layout,
+        t_S: Tensor,
+        x_NP: Tensor,
+        target_NP: Tensor,
+    ) -> Tensor:
+        tokens = [x_NP, target_NP]
+        if batch.reference_NP is not None:
+            tokens.append(batch.reference_NP.to(self.mesh.device))
+        mine = shard(layout, tokens, [t_S], rank=self.mesh.sequence_rank, degree=self.mesh.sequence)
+        x_NP, target_NP, *reference = mine.tokens
+        text_MY = batch.text_MY.to(self.mesh.device)
+        v_NP = model(x_NP, mine.segments[0], text_MY, mine.layout, *reference)
+        return sample_losses(v_NP, target_NP, mine.layout)[: len(t_S)]

@@ -1,0 +1,163 @@
+"""What rank 0 tells the world: Prometheus series, rows in the store, lines on the console.
+
+Names come from `goku.contract.metrics`. Rows are kept for one attempt and written as a whole, so
+that a reader never meets half a line and an object store needs no append.
+"""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily
+from torch import Tensor
+
+from goku.checkpoint.save import Saved
+from goku.contract import metrics
+from goku.contract.metrics import LABELS, Metric
+from goku.contract.rundir import METRICS, RunDir
+from goku.contract.store import StoreError
+from goku.trainer.clock import Clock
+
+_FLUSH_SECONDS = 10.0
+_BINS = 20  # of the histogram of t over [0, 1]
+
+
+class _TimeClasses:
+    """Reads the clock whenever it is scraped, so that the classes always sum to now."""
+
+    def __init__(self, clock: Clock, labels: Mapping[str, str]) -> None:
+        self._clock, self._labels = clock, labels
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        metric = metrics.TIME_SECONDS
+        family = CounterMetricFamily(metric.name, metric.help, labels=[*LABELS, *metric.labels])
+        for name, seconds in self._clock.seconds().items():
+            family.add_metric([*(self._labels[label] for label in LABELS), name], seconds)
+        yield family
+
+
+class Report:
+    """Metrics of one attempt, on rank 0."""
+
+    def __init__(
+        self, run: RunDir, clock: Clock, *, stage: str, attempt: int, target_step: int
+    ) -> None:
+        self._run, self._clock, self._attempt = run, clock, attempt
+        self._labels = {"run": run.name, "stage": stage, "attempt": str(attempt)}
+        self._registry = CollectorRegistry()
+        self._registry.register(_TimeClasses(clock, self._labels))
+        self._gauges = {m.name: Gauge(**self._described(m)) for m in _of("gauge")}
+        self._counters = {m.name: Counter(**self._described(m)) for m in _of("counter")}
+        self._step_seconds = Histogram(**self._described(metrics.STEP_SECONDS))
+        for counter in self._counters.values():  # absent until it counts, it would break rates
+            counter.labels(**self._labels)
+        self._target = target_step
+        self._recent: deque[float] = deque(maxlen=50)
+        self._rows: list[dict[str, float]] = []
+        self._times = [0] * _BINS
+        self._flushed_at = time.monotonic()
+        self.set(metrics.TARGET_STEP, target_step)
+
+    def serve(self, port: int) -> int:
+        """Serve /metrics on `port` (0 picks a free one) and return the port."""
+        server, _ = start_http_server(port, addr="0.0.0.0", registry=self._registry)
+        return int(server.server_port)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        self._gauges[metric.name].labels(**self._labels, **labels).set(value)
+
+    def add(self, metric: Metric, value: float = 1.0) -> None:
+        self._counters[metric.name].labels(**self._labels).inc(value)
+
+    def stepped(self, row: Mapping[str, float], *, tokens: int, samples: int, flops: int) -> None:
+        """One finished step: `row` has step, loss, grad_norm, learning_rate, step_seconds."""
+        self._recent.append(row["step_seconds"])
+        self.set(metrics.STEP, row["step"])
+        self.set(metrics.LOSS, row["loss"])
+        self.set(metrics.GRAD_NORM, row["grad_norm"])
+        self.set(metrics.LEARNING_RATE, row["learning_rate"])
+        self.set(metrics.PROGRESS_AT, time.time())
+        self.set(metrics.ETA, (self._target - row["step"]) * self.step_seconds)
+        self._step_seconds.labels(**self._labels).observe(row["step_seconds"])
+        for metric, value in (
+            (metrics.TOKENS, tokens),
+            (metrics.SAMPLES, samples),
+            (metrics.FLOPS, flops),
+        ):
+            self.add(metric, value)
+        self._rows.append(dict(row))
+
+    def saved(self, step: int, saved: Saved) -> None:
+        """A checkpoint of `step` is durable."""
+        self.set(metrics.DURABLE_STEP, step)
+        self.set(metrics.DURABLE_AT, time.time())
+        self.set(metrics.CHECKPOINT_BYTES, saved.nbytes)
+        self.set(metrics.CHECKPOINT_STALL, saved.stall_seconds)
+        self.set(metrics.CHECKPOINT_PERSIST, saved.persist_seconds)
+        print(
+            f"step {step}  checkpoint durable: {saved.nbytes / 2**20:.1f} MiB, "
+            f"training waited {saved.stall_seconds:.2f} s",
+            flush=True,
+        )
+
+    def drew(self, t_S: Tensor) -> None:
+        """Count rank 0's timesteps: the histogram is stored with the run."""
+        for t in t_S.tolist():
+            self._times[min(int(t * _BINS), _BINS - 1)] += 1
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean of the recent steps."""
+        return sum(self._recent) / max(1, len(self._recent))
+
+    def line(self, *, tokens_per_second: float) -> None:
+        """Print the last step for a person."""
+        row = self._rows[-1]
+        print(
+            f"step {row['step']:.0f}/{self._target}  loss {row['loss']:.4f}  "
+            f"grad {row['grad_norm']:.3f}  lr {row['learning_rate']:.2e}  "
+            f"{row['step_seconds']:.2f} s/step  {tokens_per_second:,.0f} tokens/s",
+            flush=True,
+        )
+
+    def note(self, **values: float) -> None:
+        """Add values to the row of the last step, such as a validation loss."""
+        if self._rows:
+            self._rows[-1].update(values)
+
+    def flush(self, *, force: bool = False) -> None:
+        """Write the rows to the store if ten seconds have passed; a failing store costs nothing."""
+        now = time.monotonic()
+        if not self._rows or not (force or now - self._flushed_at > _FLUSH_SECONDS):
+            return
+        self._flushed_at = now
+        text = "".join(json.dumps(_finite(row)) + "\n" for row in self._rows)
+        times = json.dumps({"bins": _BINS, "range": [0, 1], "counts": self._times})
+        stem = f"{METRICS}/attempt-{self._attempt:04d}"
+        try:
+            self._run.store.write(f"{stem}.jsonl", text.encode())
+            self._run.store.write(f"{stem}-timesteps.json", times.encode())
+        except (StoreError, OSError) as error:
+            print(f"warning: metrics are not written ({error}); training goes on", flush=True)
+
+    def _described(self, metric: Metric) -> dict[str, Any]:
+        return {
+            "name": metric.name,
+            "documentation": metric.help,
+            "labelnames": [*LABELS, *metric.labels],
+            "registry": self._registry,
+        }
+
+
+def _of(kind: str) -> Iterator[Metric]:
+    """The metrics of a kind, but for the one that the clock gives."""
+    return (m for m in metrics.ALL if m.kind == kind and m is not metrics.TIME_SECONDS)
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {key: value if math.isfinite(value) else None for key, value in row.items()}

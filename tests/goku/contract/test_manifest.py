@@ -1,0 +1,148 @@
+"""The manifest: what it says survives a round trip, and no changed byte goes unnoticed."""
+
+import hashlib
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goku.contract.manifest import (
+    CorruptCheckpoint,
+    FileEntry,
+    Manifest,
+    Piece,
+    TensorEntry,
+    check_piece,
+    coverage_gaps,
+    missing_files,
+    verify,
+)
+from goku.contract.store import Store
+
+PAYLOAD = bytes(range(48))
+
+
+def piece(start: int, length: int, file: str = "data") -> Piece:
+    data = PAYLOAD[4 * start : 4 * (start + length)]
+    return Piece(
+        start=start,
+        length=length,
+        file=file,
+        offset=4 * start,
+        nbytes=len(data),
+        crc32=zlib.crc32(data),
+    )
+
+
+def manifest(*pieces: Piece, step: int = 7, attempt: int = 1) -> Manifest:
+    entry = TensorEntry(shape=(3, 4), dtype="F32", pieces=pieces or (piece(0, 5), piece(5, 7)))
+    digest = hashlib.sha256(PAYLOAD).hexdigest()
+    return Manifest(
+        step=step,
+        attempt=attempt,
+        samples_seen=70,
+        optimizer_steps=6,
+        world_size=2,
+        config_digest="0123456789abcdef",
+        code_version="1.0",
+        created_at=1.5,
+        tensors={"model/weight": entry},
+        files={"data": FileEntry(nbytes=len(PAYLOAD), sha256=digest)},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path))
+    store.write("data", PAYLOAD)
+    return store
+
+
+def test_round_trip() -> None:
+    assert Manifest.decode(manifest().encode()) == manifest()
+    assert manifest().nbytes == len(PAYLOAD)
+    assert manifest().tensors["model/weight"].numel == 12
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_changed_or_missing_byte_goes_unnoticed(data: st.DataObject) -> None:
+    encoded = manifest().encode()
+    at = data.draw(st.integers(0, len(encoded) - 2))  # the last one is only a line's end
+    changed = data.draw(st.integers(0, 255).filter(lambda byte: byte != encoded[at]))
+    with pytest.raises(CorruptCheckpoint, match=r"manifest\.json"):
+        Manifest.decode(encoded[:at] + bytes([changed]) + encoded[at + 1 :])
+    with pytest.raises(CorruptCheckpoint):
+        Manifest.decode(encoded[:at])
+
+
+@given(st.binary(max_size=300))
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(CorruptCheckpoint):
+        Manifest.decode(data)
+
+
+def test_another_format_is_refused_with_advice() -> None:
+    newer = manifest().model_copy(update={"format": 2})
+    with pytest.raises(CorruptCheckpoint, match=r"format 2.*Upgrade"):
+        Manifest.decode(newer.encode())
+
+
+@given(st.sets(st.integers(1, 11)), st.randoms(use_true_random=False))
+def test_pieces_that_tile_have_no_gap_in_any_order(cuts: set[int], random: Random) -> None:
+    edges = [0, *sorted(cuts), 12]
+    pieces = [piece(start, end - start) for start, end in pairwise(edges)]
+    random.shuffle(pieces)
+    assert list(coverage_gaps(manifest(*pieces))) == []
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param((piece(0, 5), piece(6, 6)), id="hole"),
+        pytest.param((piece(0, 6), piece(5, 7)), id="overlap"),
+        pytest.param((piece(0, 11),), id="short"),
+        pytest.param((piece(1, 11),), id="late"),
+    ],
+)
+def test_gaps_are_named(pieces: tuple[Piece, ...], store: Store) -> None:
+    broken = manifest(*pieces)
+    assert list(coverage_gaps(broken)) == ["model/weight"]
+    assert list(verify(store, broken)) == ["model/weight: its pieces do not cover it"]
+
+
+def test_a_sound_checkpoint_has_nothing_to_report(store: Store) -> None:
+    assert list(missing_files(store, manifest())) == []
+    assert list(verify(store, manifest())) == []
+
+
+def test_a_missing_or_short_file_is_named_with_the_reason(store: Store) -> None:
+    store.write("data", PAYLOAD[:-1])
+    assert list(verify(store, manifest())) == ["data: has 47 bytes, the manifest says 48"]
+    store.delete("data")
+    assert list(missing_files(store, manifest())) == ["data: is missing, the manifest says 48"]
+
+
+@given(at=st.integers(0, len(PAYLOAD) - 1), bit=st.integers(0, 7))
+def test_any_flipped_bit_of_a_payload_is_found(at: int, bit: int) -> None:
+    flipped = bytearray(PAYLOAD)
+    flipped[at] ^= 1 << bit
+    store = Store("memory://flipped")
+    store.write("data", bytes(flipped))
+    assert list(verify(store, manifest())) == [
+        "data: its SHA-256 does not match, bytes have changed"
+    ]
+    hit = [p for p in (piece(0, 5), piece(5, 7)) if p.offset <= at < p.offset + p.nbytes]
+    data = bytes(flipped)[hit[0].offset : hit[0].offset + hit[0].nbytes]
+    with pytest.raises(CorruptCheckpoint, match=r"data: bytes .* have changed"):
+        check_piece(data, hit[0])
+
+
+def test_the_right_bytes_pass() -> None:
+    check_piece(PAYLOAD[:20], piece(0, 5))
+    with pytest.raises(CorruptCheckpoint):
+        check_piece(PAYLOAD[:19], piece(0, 5))

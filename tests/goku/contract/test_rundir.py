@@ -1,0 +1,136 @@
+"""The run directory: what is frozen, what "latest" means, who may commit, what is kept."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from goku.config import ConfigError, RunConfig
+from goku.config.presets import build
+from goku.contract.manifest import FileEntry, Manifest
+from goku.contract.rundir import Fenced, RunDir, locate
+
+PAYLOAD = b"weights"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(str(tmp_path / "runs" / "stage1"))
+
+
+def config(**overrides: object) -> RunConfig:
+    return build("stage1", store="/runs", size="tiny", overrides=overrides)
+
+
+def saved(step: int, attempt: int = 1, file: str = "data") -> Manifest:
+    entry = FileEntry(nbytes=len(PAYLOAD), sha256=hashlib.sha256(PAYLOAD).hexdigest())
+    return Manifest(
+        step=step,
+        attempt=attempt,
+        samples_seen=10 * step,
+        optimizer_steps=step,
+        world_size=1,
+        config_digest="d",
+        code_version="v",
+        created_at=0.0,
+        tensors={},
+        files={file: entry},
+    )
+
+
+def save(run: RunDir, step: int, attempt: int = 1, file: str = "data") -> Manifest:
+    run.checkpoint(step).write(file, PAYLOAD)
+    run.commit(saved(step, attempt, file))
+    return saved(step, attempt, file)
+
+
+def test_a_run_is_named_or_located() -> None:
+    assert locate("s3://bucket/runs/", "stage1") == "s3://bucket/runs/stage1"
+    assert locate("s3://bucket/runs", "gs://other/run") == "gs://other/run"
+    assert locate("/runs", "/elsewhere/run") == "/elsewhere/run"
+    assert RunDir("/runs/stage1/").name == "stage1"
+
+
+def test_the_newest_complete_step_is_the_latest(run: RunDir) -> None:
+    assert run.latest() is None
+    save(run, 10)
+    newest = save(run, 20)
+    run.checkpoint(30).write("data", PAYLOAD)  # killed before the manifest
+    assert run.steps() == [10, 20, 30]
+    assert run.latest() == newest
+    assert [manifest.step for manifest in run.complete()] == [20, 10]
+
+
+def test_a_broken_checkpoint_is_passed_over(run: RunDir) -> None:
+    first = save(run, 10)
+    save(run, 20)
+    run.checkpoint(20).write("data", PAYLOAD[:-1])
+    assert run.latest() == first
+    save(run, 30)
+    flipped = bytearray(run.checkpoint(30).read("manifest.json"))
+    flipped[20] ^= 1
+    run.checkpoint(30).write("manifest.json", bytes(flipped))
+    assert run.latest() == first
+
+
+def test_a_step_that_was_broken_can_be_saved_again(run: RunDir) -> None:
+    save(run, 10, attempt=1, file="attempt-1")
+    run.checkpoint(10).delete("attempt-1")
+    assert run.latest() is None
+    again = save(run, 10, attempt=2, file="attempt-2")
+    assert run.latest() == again
+
+
+def test_latest_is_a_hint_that_names_step_and_manifest(run: RunDir) -> None:
+    save(run, 10)
+    hint = json.loads(run.store.read("LATEST"))
+    manifest = run.checkpoint(10).read("manifest.json")
+    assert hint == {"step": 10, "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+    run.store.write("LATEST", b"nonsense")
+    assert run.latest() == saved(10)
+
+
+def test_a_zombie_may_not_commit(run: RunDir) -> None:
+    run.raise_fence(1)
+    save(run, 10, attempt=1)
+    run.raise_fence(2)
+    with pytest.raises(Fenced, match="attempt 1 of stage1: attempt 2 has taken over"):
+        save(run, 20, attempt=1)
+    assert run.latest() == saved(10)
+    run.raise_fence(1)  # arrives late: the fence stays where it is
+    assert save(run, 20, attempt=2) == run.latest()
+
+
+def test_retention_keeps_the_newest_complete_ones(run: RunDir) -> None:
+    for step in (10, 20, 30, 40):
+        save(run, step)
+    run.checkpoint(35).write("data", PAYLOAD)  # never committed, and will not be
+    run.checkpoint(50).write("data", PAYLOAD)  # being written
+    assert run.retain(2) == [10, 20, 35]
+    assert run.steps() == [30, 40, 50]
+    assert [manifest.step for manifest in run.complete()] == [40, 30]
+
+
+def test_retention_without_a_complete_checkpoint_deletes_nothing(run: RunDir) -> None:
+    run.checkpoint(10).write("data", PAYLOAD)
+    assert run.retain(1) == []
+    assert run.steps() == [10]
+
+
+def test_a_run_is_frozen_once(run: RunDir) -> None:
+    assert not run.exists()
+    assert run.freeze(config(), "v1")
+    assert not run.freeze(config(), "v2")
+    assert run.config() == config()
+    with pytest.raises(ConfigError, match="another configuration"):
+        run.freeze(config(training={"learning_rate": 0.5}), "v1")
+
+
+def test_a_run_may_change_its_world_but_not_what_it_computes(run: RunDir) -> None:
+    run.freeze(config(), "v1")
+    elsewhere = config(parallel={"nodes": 1, "processes_per_node": 2})
+    run.reshape(elsewhere)
+    assert run.config() == elsewhere
+    with pytest.raises(ConfigError, match="keeps what it computes"):
+        run.reshape(config(data={"seed": 9}))

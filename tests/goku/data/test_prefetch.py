@@ -1,0 +1,64 @@
+"""Work ahead keeps the order, the bound and the errors."""
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from goku.data.prefetch import ahead
+
+
+def test_results_come_in_order_though_work_ends_out_of_order() -> None:
+    def work(item: int) -> int:
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    assert list(ahead(work, range(20), depth=4)) == [item * item for item in range(20)]
+
+
+def test_no_more_than_depth_run_ahead() -> None:
+    taken = []
+
+    def items():
+        for item in itertools.count():
+            taken.append(item)
+            yield item
+
+    results = ahead(lambda item: item, items(), depth=3)
+    for expected in range(10):
+        assert next(results) == expected
+        assert len(taken) <= expected + 4
+    results.close()
+
+
+def test_errors_surface_where_the_result_would() -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise OSError("disk")
+        return item
+
+    results = ahead(work, range(5), depth=2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(OSError, match="disk"):
+        next(results)
+
+
+def test_closing_drops_what_has_not_begun() -> None:
+    began, release = [], threading.Event()
+
+    def work(item: int) -> int:
+        began.append(item)
+        if item:
+            release.wait(5)
+        return item
+
+    results = ahead(work, range(100), depth=2)
+    assert next(results) == 0
+    results.close()
+    release.set()
+    assert len(began) <= 4
+
+
+def test_nothing_to_do() -> None:
+    assert list(ahead(str, [], depth=2)) == []

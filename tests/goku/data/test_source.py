@@ -1,0 +1,208 @@
+"""Online and cached samples are the same; caches that do not fit or are unfinished are refused."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from goku.config import ConfigError
+from goku.config.data import DataConfig
+from goku.contract.store import Store
+from goku.data.cache import CacheWriter, LatentCache, Meta
+from goku.data.encoding import EMPTY, ClipEncoder, curated
+from goku.data.loader import Loader
+from goku.data.records import Clip, Kind
+from goku.data.source import CachedSource, OnlineSource
+from goku.data.video import BadMedia
+from tests.goku.data.curated import SHARD, write_curated
+from tests.goku.data.fakes import TEXT_WIDTH, FakeText, FakeVae
+
+CONFIG = DataConfig(height=64, width=112, frames=17, fps=12, pack_tokens=512, packs_per_step=2)
+META = Meta(
+    vae="v",
+    text="t",
+    causal=True,
+    latent_channels=3,
+    text_width=TEXT_WIDTH,
+    height=64,
+    width=112,
+    frames=17,
+    fps=12,
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(str(tmp_path_factory.mktemp("clips")))
+    write_curated(store)
+    return store
+
+
+def encoder(clips: Store, *, causal: bool = True, config: DataConfig = CONFIG) -> ClipEncoder:
+    return ClipEncoder(clips, vae=FakeVae(causal=causal), text=FakeText(), config=config)
+
+
+def fill(cache: LatentCache, clips: Store, *, causal: bool = True) -> LatentCache:
+    """Encode everything in shards of two clips."""
+    encode = encoder(clips, causal=causal)
+    cache.begin(META.model_copy(update={"causal": causal}), encode.text(EMPTY))
+    writer = CacheWriter(cache)
+    for number, clip in enumerate(curated(clips, CONFIG)):
+        writer.add(clip.id, clip.kind, encode.sample(clip))
+        if number % 2:
+            writer.flush()
+    writer.flush()
+    cache.complete()
+    return cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, clips: Store) -> LatentCache:
+    return fill(LatentCache(Store(str(tmp_path / "latents"))), clips)
+
+
+def open_cache(cache: LatentCache, **over: int) -> CachedSource:
+    return CachedSource(
+        cache.store.uri, **({"latent_channels": 3, "text_width": TEXT_WIDTH} | over)
+    )
+
+
+def online(clips: Store, *, causal: bool = True) -> OnlineSource:
+    return OnlineSource(clips.uri, vae=FakeVae(causal=causal), text=FakeText(), config=CONFIG)
+
+
+def test_entries_foretell_the_shapes_of_samples(clips: Store) -> None:
+    source = online(clips)
+    assert [(entry.id, entry.kind, entry.shape) for entry in source.entries] == [
+        ("i0", Kind.IMAGE, (1, 8, 14)),
+        ("i1", Kind.IMAGE, (1, 10, 10)),
+        ("v0", Kind.VIDEO, (5, 8, 14)),
+        ("v1", Kind.VIDEO, (3, 8, 14)),
+        ("v2", Kind.VIDEO, (3, 10, 8)),  # portrait stays portrait
+    ]
+    for index, entry in enumerate(source.entries):
+        assert source.load(index, caption=True).latent_CTHW.shape == (3, *entry.shape)
+
+
+def test_pixels_are_scaled_to_minus_one_to_one(clips: Store) -> None:
+    encode = encoder(clips)
+    first = curated(clips, CONFIG)[0]
+    x_CTHW = encode.pixels(first)
+    assert x_CTHW.dtype == torch.uint8
+    expected = torch.nn.functional.avg_pool3d(x_CTHW.double() / 127.5 - 1, (1, 8, 8))
+    torch.testing.assert_close(encode.sample(first).latent_CTHW, expected.float())
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_cached_samples_equal_online_ones(tmp_path: Path, clips: Store, causal: bool) -> None:
+    cache = fill(LatentCache(Store(str(tmp_path))), clips, causal=causal)
+    cached, direct = open_cache(cache), online(clips, causal=causal)
+    assert [entry[:3] for entry in cached.entries] == [entry[:3] for entry in direct.entries]
+    assert len(cached) == len(direct) == 5
+    for index, entry in enumerate(cached.entries):
+        for caption in (True, False):
+            ours, theirs = (source.load(index, caption=caption) for source in (cached, direct))
+            torch.testing.assert_close(ours.latent_CTHW, theirs.latent_CTHW, atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(ours.first_CHW, theirs.first_CHW, atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(ours.text_LY, theirs.text_LY, atol=0.5, rtol=0)
+            assert {tensor.dtype for tensor in ours} == {torch.float32}
+        assert entry.text_length == len(cached.load(index, caption=True).text_LY)
+
+
+def test_a_dropped_caption_is_the_cached_empty_one(cache: LatentCache) -> None:
+    source = open_cache(cache)
+    assert torch.equal(source.load(0, caption=False).text_LY, torch.ones(1, TEXT_WIDTH))
+    assert len(source.load(0, caption=True).text_LY) > 1
+
+
+def test_the_reference_of_an_encoder_that_is_not_causal_is_the_image_latent(clips: Store) -> None:
+    encode = encoder(clips, causal=False)
+    video = next(clip for clip in curated(clips, CONFIG) if clip.kind is Kind.VIDEO)
+    sample = encode.sample(video)
+    x_CTHW = encode.pixels(video)
+    expected = torch.nn.functional.avg_pool2d(x_CTHW[:, 0].float() / 127.5 - 1, 8)
+    torch.testing.assert_close(sample.first_CHW, expected)
+    assert not torch.allclose(sample.first_CHW, sample.latent_CTHW[:, 0])
+
+
+def test_the_loader_streams_a_cache(cache: LatentCache) -> None:
+    loader = Loader(open_cache(cache), CONFIG, patch=2, holdout=2)
+    steps: Iterator = loader.steps()
+    seen = [
+        ordinal for step in islice(steps, 3) for pack in step.packs for ordinal in pack.ordinals
+    ]
+    assert seen == list(range(len(seen)))
+    assert len(loader.validation()) == 2
+
+
+def test_a_clip_that_two_attempts_encoded_counts_once(cache: LatentCache, clips: Store) -> None:
+    again = encoder(clips).sample(curated(clips, CONFIG)[0])
+    writer = CacheWriter(cache)
+    writer.add("i0", Kind.IMAGE, again)
+    writer.flush()
+    assert len(open_cache(cache)) == 5
+
+
+def test_an_attempt_that_comes_second_leaves_no_shard(cache: LatentCache, clips: Store) -> None:
+    before = cache.store.list("shards")
+    encode, records = encoder(clips), curated(clips, CONFIG)
+    writer = CacheWriter(cache)
+    for clip in records[:2]:  # the very clips of the first shard
+        writer.add(clip.id, clip.kind, encode.sample(clip))
+    writer.flush()
+    assert cache.store.list("shards") == before
+
+
+def test_a_writer_knows_what_is_done(cache: LatentCache) -> None:
+    writer = CacheWriter(cache)
+    assert writer.encoded == {"i0", "i1", "v0", "v1", "v2"}
+    writer.reject("v9", "broken")
+    writer.flush()
+    assert CacheWriter(cache).rejected == {"v9"}
+    assert CacheWriter(cache).committed == 6
+    assert len(open_cache(cache)) == 5
+
+
+def test_other_encoders_may_not_go_on_with_a_cache(cache: LatentCache) -> None:
+    empty = torch.ones(1, TEXT_WIDTH)
+    cache.begin(META, 2 * empty)
+    assert torch.equal(cache.empty(), empty)
+    with pytest.raises(ConfigError, match=r"begun with vae v \(now w\)"):
+        cache.begin(META.model_copy(update={"vae": "w"}), empty)
+
+
+def test_latents_beyond_float16_are_refused(cache: LatentCache, clips: Store) -> None:
+    sample = encoder(clips).sample(curated(clips, CONFIG)[0])
+    writer = CacheWriter(cache)
+    writer.add("huge", Kind.IMAGE, sample._replace(latent_CTHW=sample.latent_CTHW * 1e9))
+    with pytest.raises(ConfigError, match=r"clip huge: its latents reach"):
+        writer.flush()
+
+
+def test_caches_that_do_not_fit_are_refused(cache: LatentCache, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="latent_channels 3, the model wants 16"):
+        open_cache(cache, latent_channels=16)
+    with pytest.raises(ConfigError, match=f"text_width {TEXT_WIDTH}, the model wants 64"):
+        open_cache(cache, text_width=64)
+    with pytest.raises(ConfigError, match="no encoded clips lie there"):
+        open_cache(LatentCache(Store(str(tmp_path / "none"))))
+    cache.store.delete("complete.json")
+    with pytest.raises(ConfigError, match="encoding has not ended, 5 clips are done"):
+        open_cache(cache)
+
+
+def test_a_curated_set_without_the_kinds_asked_for_is_refused(clips: Store, tmp_path: Path) -> None:
+    empty = Store(str(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match=r"no curated image or video lies there\. Launch curate"):
+        curated(empty, CONFIG)
+    images = DataConfig(height=64, width=64, frames=1, image_share=1)
+    assert {clip.kind for clip in curated(clips, images)} == {Kind.IMAGE}
+
+
+def test_broken_media_names_the_clip(clips: Store) -> None:
+    whole: Clip = curated(clips, CONFIG)[2]
+    cut = whole.model_copy(update={"nbytes": whole.nbytes // 2})
+    with pytest.raises(BadMedia, match=rf"clip v0 of memory://films/a\.mp4 in {SHARD}"):
+        encoder(clips).pixels(cut)

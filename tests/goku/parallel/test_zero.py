@@ -1,0 +1,144 @@
+"""DeepSpeed's ZeRO stages against one process with PyTorch's AdamW, and the fragments they give."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from goku.parallel.engine import Engine
+from tests.net import MICRO_BATCHES, TRAINING, engine_of, inputs, loss_of, net, train_step
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+
+RATES = (1e-3, 3e-3, 2e-3)
+
+
+def reference(world: int) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step, in one process."""
+    model = net()
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, betas=(TRAINING.beta1, TRAINING.beta2))
+    found = []
+    for step, rate in enumerate(RATES):
+        for group in adam.param_groups:
+            group["lr"] = rate
+        parts = [loss_of(model, step, m, r) for m in range(MICRO_BATCHES) for r in range(world)]
+        loss = torch.stack(parts).mean()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), TRAINING.clip_norm)
+        adam.step()
+        adam.zero_grad()
+        found.append((loss.item(), norm.item()))
+    return found
+
+
+def train(stage: int, precision: str, world: int) -> dict[str, Any]:
+    engine, rank = engine_of(world, stage, precision), dist.get_rank()
+    before = {f.name: f.master.clone() for f in engine.fragments()}
+    history = [train_step(engine, 0, RATES[0], rank)]
+    moved = [(f.master - before[f.name]).abs().max().item() for f in engine.fragments()]
+    history += [train_step(engine, step, RATES[step], rank) for step in (1, 2)]
+    return {
+        "history": history,
+        "moved": max(moved),
+        "steps": engine.optimizer_steps,
+        "publishing": publishing(engine),
+        "nonfinite": nonfinite(engine, rank),
+        "fragments": [(f.name, f.shape, f.start, len(f.master)) for f in engine.fragments()],
+    }
+
+
+def publishing(engine: Engine) -> dict[str, bool]:
+    """Zero weights, publish other values and the master's, and see what the forward gives."""
+    x, _ = inputs(9, 9, 9)
+    masters = {f.name: f.master.clone() for f in engine.fragments()}
+    with torch.no_grad():
+        trained = engine.module(x)
+        engine.publish({name: torch.zeros_like(value) for name, value in masters.items()})
+        zeroed = engine.module(x)
+        untouched = all(torch.equal(f.master, masters[f.name]) for f in engine.fragments())
+        engine.publish(masters)
+        same_values = engine.module(x)
+        engine.publish(None)
+        restored = engine.module(x)
+    return {
+        "zeroed": bool((zeroed == 0).all()),
+        "masters untouched": untouched,
+        "round trip": torch.equal(same_values, trained),
+        "restored": torch.equal(restored, trained),
+    }
+
+
+def nonfinite(engine: Engine, rank: int) -> dict[str, bool]:
+    """A step with a NaN changes nothing, and the step after it is as if it had not been."""
+    steps = engine.optimizer_steps
+    masters = [f.master.clone() for f in engine.fragments()]
+    for micro in range(MICRO_BATCHES):
+        poison = math.nan if (micro, rank) == (0, 0) else 1.0
+        engine.backward(loss_of(engine.module, 3, micro, rank) * poison)
+    norm = engine.step(1e-3)
+    unmoved = all(
+        torch.equal(f.master, m) for f, m in zip(engine.fragments(), masters, strict=True)
+    )
+    _, after = train_step(engine, 4, 1e-3, rank)
+    return {
+        "reported": not math.isfinite(norm),
+        "nothing moved": unmoved,
+        "the next step is sound": math.isfinite(after),
+        "and the only one counted": engine.optimizer_steps == steps + 1,
+    }
+
+
+def assert_tiled(fragments: list[list[tuple[str, tuple[int, ...], int, int]]]) -> None:
+    """All ranks' fragments cover every parameter exactly once."""
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for name, _, start, length in (fragment for rank in fragments for fragment in rank):
+        spans.setdefault(name, []).append((start, length))
+    shapes = {name: tuple(p.shape) for name, p in net().named_parameters()}
+    assert {n: s for rank in fragments for n, s, _, _ in rank} == shapes
+    for name, parts in spans.items():
+        end = 0
+        for start, length in sorted(parts):
+            assert start == end, name
+            assert length > 0
+            end += length
+        assert end == math.prod(shapes[name])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_fp32_equals_one_process_with_adamw(stage: int) -> None:
+    ranks = run_ranks(train, 2, stage, "fp32", 2)
+    expected = reference(2)
+    for step, (loss, norm) in enumerate(expected):
+        mean = sum(rank["history"][step][0] for rank in ranks) / 2
+        assert mean == pytest.approx(loss, rel=1e-5)
+        for rank in ranks:
+            assert rank["history"][step][1] == pytest.approx(norm, rel=1e-5)
+    assert_tiled([rank["fragments"] for rank in ranks])
+    for rank in ranks:
+        assert rank["steps"] == len(RATES)
+        assert all(rank["publishing"].values()), rank["publishing"]
+        assert all(rank["nonfinite"].values()), rank["nonfinite"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_makes_the_right_first_update(stage: int) -> None:
+    ranks = run_ranks(train, 3, stage, "bf16", 3)
+    expected = reference(3)
+    for step, (loss, _) in enumerate(expected):
+        mean = sum(rank["history"][step][0] for rank in ranks) / 3
+        assert mean == pytest.approx(loss, rel=0.02)
+    assert_tiled([rank["fragments"] for rank in ranks])
+    # Adam's first update is the learning rate, in the sign of the gradient; decay adds a little
+    assert max(rank["moved"] for rank in ranks) == pytest.approx(RATES[0], rel=0.05)
+    for rank in ranks:
+        assert rank["steps"] == len(RATES)
+        assert all(rank["publishing"].values()), rank["publishing"]
+        assert all(rank["nonfinite"].values()), rank["nonfinite"]
