@@ -9,12 +9,13 @@ export OMP_NUM_THREADS ?= 1
 
 install: $(READY)
 
-# uv fills the environment in about half a minute; DS_BUILD_OPS=0 keeps DeepSpeed from compiling CUDA ops.
+# uv fills the environment in about half a minute and compiles it in another: every process of a
+# run imports torch. DS_BUILD_OPS=0 keeps DeepSpeed from building CUDA ops.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=<interpreter>" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	DS_BUILD_OPS=0 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[train,curate,dev]'
+	DS_BUILD_OPS=0 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[train,curate,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -38,8 +39,9 @@ imports: $(READY)
 check: lint types imports test
 
 constraints: $(READY)
-	( sed -n '/^#/p' constraints.txt; $(BIN)/uv pip compile -q --no-annotate --no-header --python-version 3.11 \
-	  --extra train --extra curate --extra dev --constraint scripts/pins.txt pyproject.toml ) > constraints.new
+	( sed -n '/^#/p' constraints.txt; echo 'torch==2.11.0' | $(BIN)/uv pip compile -q --no-annotate \
+	  --no-header --python-version 3.11 --extra train --extra curate --extra gpu --extra dev \
+	  --constraint - pyproject.toml ) > constraints.new
 	mv constraints.new constraints.txt
 
 clean:

@@ -53,9 +53,9 @@ def main() -> None:
 
 def preempt(name: str) -> None:
     """Wait for the middle of the run, scrape its metrics once, and send SIGTERM as a node would."""
-    status = wait_for(name, lambda status: (status["step"] or 0) >= PREEMPT_AT_STEP)
-    show_metrics(status["metrics_port"])
-    print(f"\n>>> SIGTERM to the supervisor (pid {status['pid']}) at step {status['step']}\n")
+    status = wait_for(name, lambda status: step_of(status) >= PREEMPT_AT_STEP)
+    show_metrics(status["metrics_url"])
+    print(f"\n>>> SIGTERM to the supervisor, process {status['pid']}\n", flush=True)
     os.kill(status["pid"], signal.SIGTERM)
     wait_for(name, lambda status: not status["alive"])
     goku("status", name)
@@ -97,14 +97,14 @@ def wait_for(name: str, ready: Any, *, timeout: float = 180) -> dict[str, Any]:
     shown = None
     while time.monotonic() < deadline:
         status = read_status(name)
-        if status["step"] != shown:
-            shown = status["step"]
-            print(f"  {name}: {status['state']}, step {shown}", flush=True)
+        if (status["state"], step_of(status)) != shown:
+            shown = (status["state"], step_of(status))
+            print(f"  {name}: {status['state']}, step {step_of(status)}", flush=True)
         if ready(status):
             return status
         if not status["alive"]:
             sys.exit(f"FAILED: {name} ended early: {status['state']}")
-        time.sleep(0.2)
+        time.sleep(0.1)
     sys.exit(f"FAILED: {name} took more than {timeout:g} s")
 
 
@@ -116,10 +116,14 @@ def read_status(name: str) -> dict[str, Any]:
     return status
 
 
-def show_metrics(port: int) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+def step_of(status: dict[str, Any]) -> int:
+    return status["training"]["step"] or 0
+
+
+def show_metrics(url: str) -> None:
+    with urllib.request.urlopen(url, timeout=10) as reply:
         lines = reply.read().decode().splitlines()
-    print(f"\nhttp://127.0.0.1:{port}/metrics")
+    print(f"\n{url}")
     for line in lines:
         if line.startswith("goku_") and "_bucket" not in line and "_created" not in line:
             name, value = line.rsplit(" ", 1)

@@ -171,5 +171,10 @@ def _shrink(tree: Mapping[str, Any]) -> dict[str, Any]:
     height, width = _TINY_FRAMES[data["height"], data["width"]]
     frames = 1 if data["frames"] == 1 else 17
     tokens = ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
-    small = {"height": height, "width": width, "frames": frames, "pack_tokens": max(128, 2 * tokens)}
+    small = {
+        "height": height,
+        "width": width,
+        "frames": frames,
+        "pack_tokens": max(128, 2 * tokens),
+    }
     return merge(tree, {"data": {key: small[key] for key in small if key in data}})

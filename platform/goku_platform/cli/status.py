@@ -41,6 +41,7 @@ def _show(state: "Status") -> None:
             "goodput": _share(state.goodput),
             "seconds": _seconds(state.attempts),
             "lives as": state.place or None,
+            "metrics": state.metrics_url,
             "next": f"{state.advice}{_where(state)}",
         }
     )

@@ -17,6 +17,7 @@ class Sighting(NamedTuple):
     alive: bool | None  # None: this target cannot know
     exit_code: int | None = None  # of the supervisor, where it is known
     place: str = ""  # for people: a process, a pod
+    pid: int | None = None  # of the supervisor, if it is on this machine and alive
     pod_dir: Path | None = None  # the pod folder, if it is on this machine
     log: Path | None = None  # the supervisor's own output, likewise
 

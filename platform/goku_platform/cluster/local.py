@@ -84,11 +84,12 @@ class LocalClient:
         folder, record = self._folder(run_uri), self._record(run_uri)
         if record is None:
             return Sighting(alive=False)
-        child = self._children.get(run_uri)
+        child, alive = self._children.get(run_uri), _is_alive(record)
         return Sighting(
-            alive=_is_alive(record),
+            alive=alive,
             exit_code=child.poll() if child else None,
             place=f"process {record.pid} on {socket.gethostname()}",
+            pid=record.pid if alive else None,
             pod_dir=folder / "pod",
             log=folder / "supervisor.log",
         )

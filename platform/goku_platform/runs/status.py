@@ -50,7 +50,10 @@ class Status(BaseModel):
     parameters: int
     goodput: float | None = None  # productive seconds over all seconds of all attempts; training
     section: str | None = None  # what rank 0 is doing, if it runs here
+    alive: bool | None = None  # None: the target cannot know
     place: str = ""  # where it lives, if it does
+    pid: int | None = None  # of its supervisor, on this machine
+    metrics_url: str | None = None  # where rank 0 serves Prometheus metrics, on this machine
     log: str | None = None  # the supervisor's output on this machine
     attempts: tuple[Attempt, ...] = ()
     training: Training | None = None  # None for jobs that do not train
@@ -73,7 +76,10 @@ def status(run: RunDir, client: Client) -> Status:
         parameters=parameters(config.model),
         goodput=goodput(a.seconds for a in attempts) if config.job is Job.TRAIN else None,
         section=beat.section if beat else None,
+        alive=seen.alive,
         place=seen.place if seen.alive else "",
+        pid=seen.pid,
+        metrics_url=_metrics_url(beat),
         log=str(seen.log) if seen.log else None,
         attempts=attempts,
         training=_training(run, config, newest) if config.job is Job.TRAIN else None,
@@ -97,6 +103,11 @@ def _heartbeat(seen: Sighting) -> Progress | None:
         return next((beat for beat in PodDir(seen.pod_dir).progress() if beat.rank == 0), None)
     except (OSError, ValueError):
         return None  # it is being cleared for the next attempt
+
+
+def _metrics_url(beat: Progress | None) -> str | None:
+    port = beat.metrics_port if beat else None
+    return f"http://127.0.0.1:{port}/metrics" if port else None
 
 
 def _with_heartbeat(attempts: list[Attempt], beat: Progress | None) -> tuple[Attempt, ...]:
