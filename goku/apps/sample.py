@@ -23,6 +23,7 @@ def work(context: Context) -> Cause:
     config = context.config
     health = Health(context.pod, rank=context.rank, budgets=config.health)
     health.install()
+    health.started(0)
     pipeline = restore(config)
     wanted = requests(config.sampling, _first_frame(config.sampling))
     for done, request in enumerate(wanted, start=1):

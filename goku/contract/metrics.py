@@ -66,6 +66,10 @@ DURABLE_AT = Metric(
 CHECKPOINT_FAILURES = Metric("goku_checkpoint_failures_total", "counter", "Saves that failed")
 RESTORE_SECONDS = Metric("goku_restore_seconds", "gauge", "Seconds this attempt took to restore")
 GPU_MEMORY = Metric("goku_gpu_memory_peak_bytes", "gauge", "Peak memory allocated on rank 0's GPU")
+GPU_UTILIZATION = Metric(
+    "goku_gpu_utilization_ratio", "gauge", "Share of time that rank 0's GPU ran any kernel"
+)
+GPU_POWER = Metric("goku_gpu_power_watts", "gauge", "Power drawn by rank 0's GPU")
 ETA = Metric("goku_eta_seconds", "gauge", "Seconds to the target step at the recent step rate")
 
 ALL: tuple[Metric, ...] = tuple(

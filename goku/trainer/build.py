@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Callable
 
+import torch
+
 from goku.checkpoint import state
 from goku.checkpoint.load import Checkpoint, restore, start_from
 from goku.checkpoint.save import Saved, Saver
@@ -47,6 +49,8 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
     engine = _engine(config, mesh)
     ema = Ema(engine.fragments(), decay=config.training.ema_decay)
     report = _report(run, config, clock, attempt) if mesh.rank == 0 else None
+    # Nothing here draws from the global generators; what a researcher adds may, and must resume.
+    torch.manual_seed(config.training.seed + mesh.rank)
     with clock.inside(TimeClass.RESTORE):
         position = _restore(run, config, engine, ema, mesh, report)
     health.started(position.step)

@@ -4,6 +4,7 @@ Names come from `goku.contract.metrics`. Rows are kept for one attempt and writt
 that a reader never meets half a line and an object store needs no append.
 """
 
+import importlib.util
 import json
 import math
 import time
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily
 from torch import Tensor
@@ -90,6 +92,16 @@ class Report:
         ):
             self.add(metric, value)
         self._rows.append(dict(row))
+        self._gpu()
+
+    def _gpu(self) -> None:
+        """Rank 0's GPU: memory by PyTorch, the rest by NVML where the `gpu` extra is installed."""
+        if not torch.cuda.is_available():
+            return
+        self.set(metrics.GPU_MEMORY, torch.cuda.max_memory_allocated())
+        if importlib.util.find_spec("pynvml"):
+            self.set(metrics.GPU_UTILIZATION, torch.cuda.utilization() / 100)
+            self.set(metrics.GPU_POWER, torch.cuda.power_draw() / 1000)
 
     def saved(self, step: int, saved: Saved) -> None:
         """A checkpoint of `step` is durable."""

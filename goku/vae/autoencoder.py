@@ -161,6 +161,7 @@ def _class(kind: Kind) -> Any:
     files.stay_offline()
     import diffusers
 
+    diffusers.logging.set_verbosity_error()  # it warns of casts that change nothing here
     return getattr(diffusers, kind.class_name)
 
 

@@ -178,7 +178,7 @@ def test_a_dry_run_starts_nothing(goku: Call, store: str) -> None:
     Store(f"{store}/encode-images").create("latents/commits/0.json", b"{}")
     arguments = ["launch", "stage1", "--size", "tiny", "--dry-run"]
     shown = goku(*arguments)
-    assert "at most 2.0K tokens" in shown.out
+    assert "at most 256 tokens" in shown.out
     planned = goku(*arguments, "--json").json
     assert planned["started"] is False
     assert planned["settings"]["store"] == {"value": store, "origin": "environment"}
