@@ -51,7 +51,7 @@ def encode(store: Path) -> None:
     cache.complete()
 
 
-def configure(store: Path, name: str, *settings: str, preset: str = "stage2") -> RunConfig:
+def configure(store: Path, name: str, *settings: str) -> RunConfig:
     """A tiny training run on those clips, that starts afresh and never saves by itself."""
     defaults = (
         "training.steps=8",
@@ -61,7 +61,7 @@ def configure(store: Path, name: str, *settings: str, preset: str = "stage2") ->
         "data.packs_per_step=4",
     )
     overrides = parse([*defaults, *settings])
-    return presets.build(preset, store=str(store), size="tiny", name=name, overrides=overrides)
+    return presets.build("stage2", store=str(store), size="tiny", name=name, overrides=overrides)
 
 
 def trainer_of(config: RunConfig, folder: Path) -> Trainer:

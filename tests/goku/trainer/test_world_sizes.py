@@ -1,0 +1,68 @@
+"""The same samples, noise and losses on any number of ranks, however they are divided."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goku.contract.attempts import Ledger
+from goku.contract.exits import Cause
+from goku.contract.rundir import RunDir
+from goku.trainer.loop import train
+from tests.goku.trainer import world
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+
+
+def losses(store: Path, name: str, *settings: str) -> list[dict[str, Any]]:
+    """The rows of a whole run in this rank; empty but on rank 0."""
+    config = world.configure(store, name, *settings)
+    if int(os.environ["RANK"]) == 0:
+        Ledger(RunDir(f"{store}/{name}")).open(host="test", nodes=1, processes_per_node=1)
+    trainer = world.trainer_of(config, store / f"pod-{name}")
+    rows: list[dict[str, Any]] = []
+    if trainer.report is not None:
+        original = trainer.report.stepped
+
+        def stepped(row: Any, **values: int) -> None:
+            rows.append(dict(row))
+            original(row, **values)
+
+        trainer.report.stepped = stepped  # type: ignore[method-assign]
+    assert train(trainer) is Cause.DONE
+    return rows
+
+
+def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    lone = run_ranks(losses, 1, tmp_path, "lone", "parallel.processes_per_node=1")[0]
+    data = run_ranks(losses, 2, tmp_path, "data", "parallel.processes_per_node=2")[0]
+    settings = ("parallel.processes_per_node=2", "parallel.sequence=2")
+    sequence = run_ranks(losses, 2, tmp_path, "sequence", *settings)[0]
+    both = ("parallel.processes_per_node=4", "parallel.sequence=2", "parallel.zero_stage=3")
+    four = run_ranks(losses, 4, tmp_path, "both", *both)[0]
+    assert len(lone) == 8
+    for other in (data, sequence, four):
+        assert [row["samples_seen"] for row in other] == [row["samples_seen"] for row in lone]
+        assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in lone], 1e-5)
+        norms = [row["grad_norm"] for row in other]
+        assert norms == pytest.approx([row["grad_norm"] for row in lone], 1e-4)
+
+
+def test_image_to_video_starts_from_text_to_video(tmp_path: Path) -> None:
+    """The first loss of I2V is T2V's: its new path is zero at the start."""
+    world.encode(tmp_path)
+    shared = (
+        "data.latents=encode",
+        "data.image_share=0",
+        "data.pack_tokens=400",
+        "parallel.processes_per_node=1",
+    )
+    run_ranks(losses, 1, tmp_path, "t2v", *shared)
+    start = ("training.init_from=t2v", *shared)
+    again = run_ranks(losses, 1, tmp_path, "again", *start)[0]
+    rows = run_ranks(losses, 1, tmp_path, "i2v", "model.image_conditioned=true", *start)[0]
+    assert rows[0]["loss"] == again[0]["loss"]
+    assert rows[-1]["loss"] != again[-1]["loss"]
