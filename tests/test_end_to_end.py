@@ -1,4 +1,4 @@
-"""The command line, the supervisor, torchrun, DeepSpeed and the store together, as a user runs them.
+"""Command line, supervisor, torchrun, DeepSpeed and store together, as a user runs them.
 
 One straight run and one that is preempted by SIGTERM and resumed: the same loss at every step and
 the same bytes at the end.
