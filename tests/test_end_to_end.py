@@ -117,6 +117,33 @@ def test_a_preempted_run_ends_with_the_bytes_of_an_undisturbed_one(place: Place)
     assert "all as written" in place.goku("ckpt", "verify", "broken")
 
 
+def test_a_stop_during_start_up_and_a_flipped_byte(place: Place) -> None:
+    place.launch("early", "--set", "training.steps=3")
+    status = place.until("early", "alive", lambda s: s["alive"] and s["attempts"])
+    os.kill(status["pid"], signal.SIGTERM)  # the ranks are importing
+    place.until("early", "stopped", lambda s: not s["alive"])
+    attempt = Ledger(place.run("early")).all()[0]
+    assert (attempt.cause, attempt.exit_code, attempt.last_step) == (Cause.YIELDED, 143, 0)
+
+    payload = next((place.store / "early/checkpoints/step-00000000").glob("*rank-00001*"))
+    whole = payload.read_bytes()
+    payload.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = subprocess.run(
+        [Path(sys.executable).with_name("goku-platform"), "resume", "early", "--wait"],
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert refused.returncode == Exit.USER_ERROR
+    assert Ledger(place.run("early")).all()[1].cause is Cause.USER_ERROR
+    assert payload.name in Ledger(place.run("early")).all()[1].message
+
+    payload.write_bytes(whole)
+    place.goku("resume", "early", "--wait")
+    assert place.status("early")["state"] == "done"
+
+
 def _bytes(run: RunDir) -> dict[str, list[int]]:
     """Checksums of every tensor of the last checkpoint, which is read and verified."""
     manifest = run.latest()

@@ -31,29 +31,34 @@ class Validation:
     def __bool__(self) -> bool:
         return bool(self._turns)
 
-    def losses(self, engine: Engine, ema: Ema, beat: Callable[[], None]) -> dict[str, float]:
-        """Mean loss by weights: {"raw": ..., "ema": ...}. The engine's weights end as they were."""
+    def losses(self, engine: Engine, ema: Ema, stop: Callable[[], bool]) -> dict[str, float]:
+        """Mean loss by weights: {"raw": ..., "ema": ...}. The engine's weights end as they were.
+
+        `stop` is asked before every pack, on all ranks together; where it says yes, what is not
+        measured by then is left out.
+        """
         engine.module.eval()
-        found = {"raw": self._mean(engine, beat)}
+        found = {"raw": self._mean(engine, stop)}
         engine.publish(ema.values)
         try:
-            found["ema"] = self._mean(engine, beat)
+            found["ema"] = self._mean(engine, stop)
         finally:
             engine.publish(None)
             engine.module.train()
-        return found
+        return {weights: loss for weights, loss in found.items() if loss is not None}
 
     @torch.no_grad()
-    def _mean(self, engine: Engine, beat: Callable[[], None]) -> float:
+    def _mean(self, engine: Engine, stop: Callable[[], bool]) -> float | None:
         levels = stratified(LEVELS)
         total = torch.zeros(2, dtype=torch.float64)
         for batch, weight in self._turns:
+            if stop():
+                return None
             tokens_S = torch.tensor(batch.layout.full_lengths)
             for level in levels:
                 t_S = self._objective.timesteps.quantile(level.expand(len(tokens_S)), tokens_S)
                 loss_S = self._objective.losses(engine.module, batch, t_S)
                 total[0] += weight * float(loss_S.sum())
                 total[1] += weight * len(tokens_S)
-                beat()
         total = self._mesh.sum(total)
         return float(total[0] * self._mesh.sequence / total[1])

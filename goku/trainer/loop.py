@@ -165,8 +165,13 @@ def _periodic(trainer: Trainer) -> None:
 def _validate(trainer: Trainer) -> None:
     trainer.clock.enter(TimeClass.VALIDATION)
     trainer.health.section("validate")
-    losses = trainer.validation.losses(trainer.engine, trainer.ema, trainer.health.beat)
-    if trainer.report is None:
+
+    def stop() -> bool:
+        trainer.health.beat()
+        return trainer.mesh.any(trainer.health.stop_requested())
+
+    losses = trainer.validation.losses(trainer.engine, trainer.ema, stop)
+    if trainer.report is None or not losses:
         return
     for weights, loss in losses.items():
         trainer.report.set(metrics.VALIDATION_LOSS, loss, weights=weights)

@@ -1,7 +1,7 @@
 """A run that was stopped and resumed ends with the same bits as one that was not.
 
 The stop comes at every kind of place: before the first step, between two micro-batches of a step,
-between steps, on one rank only.
+between steps, in a validation, in a save; always on one rank only.
 """
 
 import os
@@ -22,6 +22,8 @@ from tests.goku.trainer import world
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
+
+VALIDATED = ("training.validation_samples=4", "training.validation_interval_steps=4")
 
 Outcome = tuple[Cause, list[float], dict[str, Any], int]
 
@@ -53,6 +55,8 @@ def _arrange(trainer: Trainer, place: str, step: int, rank: int) -> None:
     owner, name = {
         "backward": (trainer.engine, "backward"),
         "update": (trainer.engine, "step"),
+        "publish": (trainer.engine, "publish"),  # in the middle of a validation
+        "fragments": (trainer.engine, "fragments"),  # in a save
     }[place]
     original: Callable[..., Any] = getattr(owner, name)
 
@@ -104,8 +108,18 @@ def both(store: Path, stop: tuple[str, int, int], settings: tuple[str, ...]) -> 
         (("update", 3, 0), 4, ("parallel.zero_stage=1", "parallel.precision=bf16")),
         (("update", 4, 1), 5, ("parallel.zero_stage=3",)),
         (("update", 2, 1), 3, ("parallel.sequence=2", "data.packs_per_step=2")),
+        (("publish", 4, 0), 4, VALIDATED),
+        (("fragments", 4, 1), 4, ("checkpoint.interval_steps=4",)),
     ],
-    ids=["start-up", "between micro-batches", "zero 1 bf16", "zero 3", "sequence 2"],
+    ids=[
+        "start-up",
+        "between micro-batches",
+        "zero 1 bf16",
+        "zero 3",
+        "sequence 2",
+        "validation",
+        "save",
+    ],
 )
 def test_resume_is_bit_for_bit(
     tmp_path: Path, stop: tuple[str, int, int], stopped_at: int, settings: tuple[str, ...]
