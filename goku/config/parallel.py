@@ -16,6 +16,14 @@ class ParallelConfig(Section):
     sequence: int = Field(1, gt=0)  # Ulysses degree; use the least that fits
     zero_stage: Literal[1, 2, 3] = 2  # 0 is left out: with bf16 its first update is wrong
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward; master weights are always fp32
+    # the kernel of self- and cross-attention; auto measures those that run at the run's own lengths
+    attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
+    # of each block; auto: on a GPU, ZeRO 1 and 2. Off until a training run has been seen with it
+    compile: Literal["auto", "on", "off"] = "off"
+    # what the backward computes again: nothing, all but products and attention, all but attention,
+    # or the whole block; auto takes the cheapest that fits in memory
+    recompute: Literal["auto", "none", "products", "attention", "full"] = "auto"
+    recompute_every: int = Field(1, gt=0)  # only every n-th block; auto chooses its own
 
     @property
     def world_size(self) -> int:

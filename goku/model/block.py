@@ -4,14 +4,18 @@ Only the timestep modulates, through an adaLN of the block's own; text enters by
 which has neither gate nor modulation.
 """
 
+from typing import cast
+
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from goku.config.model import ModelConfig
 from goku.nn.attention import CrossAttention, SelfAttention
 from goku.nn.layout import Layout
-from goku.nn.modulation import AdaLN, gate, modulate
+from goku.nn.modulation import AdaLN
 from goku.nn.norm import LayerNorm, RMSNorm
 from goku.nn.rope import Rotation
+from goku.nn.rowwise import PLAIN, Rowwise
 
 
 class Block(nn.Module):
@@ -26,9 +30,8 @@ class Block(nn.Module):
         self.text_norm = RMSNorm(width)
         self.text_attention = CrossAttention(width, config.heads, config.text_width)
         self.mlp_norm = RMSNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        self.mlp = Mlp(width, hidden)
+        self.rowwise: Rowwise = PLAIN
 
     def forward(
         self,
@@ -39,14 +42,36 @@ class Block(nn.Module):
         rotation: Rotation,
     ) -> Tensor:
         """Tokens [N, D] to tokens [N, D], in their dtype."""
-        segment_N = layout.segment_N
+        rows = self.rowwise
         shift_SD, scale_SD, gate_SD, *for_mlp = self.modulation(condition_SD)
 
-        y_ND = modulate(self.attention_norm(x_ND), shift_SD, scale_SD, segment_N)
-        x_ND = x_ND + gate(self.attention(y_ND, layout, rotation), gate_SD, segment_N)
+        x_ND, y_ND = rows.norm(
+            x_ND, self.attention_norm, layout, shift_SD=shift_SD, scale_SD=scale_SD
+        )
+        o_ND = self.attention(y_ND, layout, rotation)
 
-        x_ND = x_ND + self.text_attention(self.text_norm(x_ND), text_MY, layout, rotation)
+        x_ND, y_ND = rows.add_norm(x_ND, o_ND, self.text_norm, layout, gate_SD=gate_SD)
+        o_ND = self.text_attention(y_ND, text_MY, layout, rotation)
 
         shift_SD, scale_SD, gate_SD = for_mlp
-        y_ND = modulate(self.mlp_norm(x_ND), shift_SD, scale_SD, segment_N)
-        return x_ND + gate(self.mlp(y_ND), gate_SD, segment_N)
+        x_ND, y_ND = rows.add_norm(
+            x_ND, o_ND, self.mlp_norm, layout, shift_SD=shift_SD, scale_SD=scale_SD
+        )
+        o_ND, bias_D = self.mlp(y_ND)
+        return rows.add(x_ND, o_ND, bias_D, layout, gate_SD=gate_SD)
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, linear. The last bias is handed out: it is added together with the residual."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
+        self.rowwise: Rowwise = PLAIN
+
+    def forward(self, y_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, D] to [N, D], and the bias [D] still to be added to it."""
+        up, down = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
+        h_NH = self.rowwise.gelu(linear(y_ND, up.weight), up.bias)
+        return linear(h_NH, down.weight), down.bias

@@ -10,9 +10,10 @@ from goku.config.model import ModelConfig
 from goku.model.block import Block
 from goku.nn.embed import ReferenceAlign, TimestepEmbedding
 from goku.nn.layout import Layout
-from goku.nn.modulation import AdaLN, modulate
+from goku.nn.modulation import AdaLN
 from goku.nn.norm import LayerNorm
 from goku.nn.rope import Rotation
+from goku.nn.rowwise import PLAIN, Rowwise
 
 
 class Goku(nn.Module):
@@ -80,10 +81,11 @@ class FinalLayer(nn.Module):
         self.modulation = AdaLN(width, parts=2)
         self.norm = LayerNorm(width)
         self.linear = nn.Linear(width, token_width)
+        self.rowwise: Rowwise = PLAIN
 
     def forward(self, x_ND: Tensor, condition_SD: Tensor, layout: Layout) -> Tensor:
         """Tokens [N, D] to [N, P]."""
         shift_SD, scale_SD = self.modulation(condition_SD)
-        x_ND = modulate(self.norm(x_ND), shift_SD, scale_SD, layout.segment_N)
-        velocity_NP: Tensor = self.linear(x_ND)
+        _, y_ND = self.rowwise.norm(x_ND, self.norm, layout, shift_SD=shift_SD, scale_SD=scale_SD)
+        velocity_NP: Tensor = self.linear(y_ND)
         return velocity_NP

@@ -2,7 +2,7 @@
 
 Segments are contiguous and in order, also on a rank that holds only a slice of the sequence:
 every part that works per sample relies on that. Lengths are Python integers, so that splitting
-a pack never waits for the accelerator.
+a pack never waits for the accelerator; what a compiled block reads of them is in tensors.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,9 @@ from typing import Self
 
 import torch
 from torch import Tensor
+
+from goku.nn.chunks import Chunks
+from goku.nn.spans import Spans, send
 
 Grid = tuple[int, int, int]
 
@@ -24,6 +27,10 @@ class Layout:
     text_lengths: tuple[int, ...]  # text tokens of each segment, 0 allowed; they sum to M
     segment_N: Tensor  # int64 in [0, S), not decreasing
     position_N3: Tensor  # int64 (t, h, w) in patches
+    spans: Spans  # of `lengths`
+    full_spans: Spans  # of `full_lengths`
+    text_spans: Spans  # of `text_lengths`
+    chunks: Chunks  # of `lengths`
 
     @classmethod
     def build(
@@ -40,12 +47,17 @@ class Layout:
             raise ValueError(f"{len(grids)} grids but {len(text_lengths)} text lengths: pair them")
         positions = [_positions(grid, device) for grid in grids]
         lengths = tuple(len(position_N3) for position_N3 in positions)
+        spans = Spans.of(lengths, device)
         return cls(
             lengths=lengths,
             full_lengths=lengths,
             text_lengths=tuple(text_lengths),
             segment_N=_segments(lengths, device),
             position_N3=torch.cat(positions),
+            spans=spans,
+            full_spans=spans,
+            text_spans=Spans.of(text_lengths, device),
+            chunks=Chunks.of(lengths).to(device),
         )
 
     @property
@@ -61,7 +73,13 @@ class Layout:
     def to(self, device: torch.device | str) -> Self:
         """The same layout with its tensors on `device`."""
         return replace(
-            self, segment_N=self.segment_N.to(device), position_N3=self.position_N3.to(device)
+            self,
+            segment_N=send(self.segment_N, device),
+            position_N3=send(self.position_N3, device),
+            spans=self.spans.to(device),
+            full_spans=self.full_spans.to(device),
+            text_spans=self.text_spans.to(device),
+            chunks=self.chunks.to(device),
         )
 
     def shard(self, rank: int, degree: int) -> Self:
@@ -73,11 +91,14 @@ class Layout:
         if rest:
             raise ValueError(f"{self.tokens} tokens do not divide by {degree}: pad the layout")
         here = slice(rank * size, (rank + 1) * size)
+        lengths, device = _overlaps(self.lengths, here), self.segment_N.device
         return replace(
             self,
-            lengths=_overlaps(self.lengths, here),
+            lengths=lengths,
             segment_N=self.segment_N[here],
             position_N3=self.position_N3[here],
+            spans=Spans.of(lengths, device),
+            chunks=Chunks.of(lengths).to(device),
         )
 
     def padded(self, multiple: int) -> Self:
@@ -91,12 +112,18 @@ class Layout:
         pad = -self.tokens % multiple
         if not pad:
             return self
-        lengths = (*self.lengths, pad)
+        lengths, text_lengths = (*self.lengths, pad), (*self.text_lengths, 0)
+        device = self.segment_N.device
+        spans = Spans.of(lengths, device)
         return replace(
             self,
             lengths=lengths,
             full_lengths=lengths,
-            text_lengths=(*self.text_lengths, 0),
+            text_lengths=text_lengths,
+            spans=spans,
+            full_spans=spans,
+            text_spans=Spans.of(text_lengths, device),
+            chunks=Chunks.of(lengths).to(device),
             segment_N=torch.cat([self.segment_N, self.segment_N.new_full((pad,), self.segments)]),
             position_N3=torch.cat([self.position_N3, self.position_N3.new_zeros(pad, 3)]),
         )

@@ -7,6 +7,7 @@ from goku.config.training import TrainingConfig
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
 from goku.parallel.sequence import share_tokens
+from goku.parallel.tune import Typical, finish_blocks, take_kernels
 from goku.parallel.zero import ZeroEngine
 
 
@@ -16,13 +17,22 @@ def parallelize(
     training: TrainingConfig,
     mesh: Mesh,
     micro_batches: int,
+    *,
+    typical: Typical | None = None,
 ) -> Engine:
     """Spread a model with `.blocks` over the mesh. `micro_batches` backwards make one step.
 
     `model` becomes the engine's: it is moved to the mesh's device, cast and, at stage 3, cut up.
+    With a `typical` pack it is also made fast for packs like it.
     """
-    # 1. Sequence parallelism, while the blocks are plain modules whose parts can be replaced.
+    # 1. Kernels first: what follows wraps them.
+    if typical is not None:
+        take_kernels(model, config, typical, mesh)
+    # 2. Sequence parallelism, while the blocks are plain modules whose parts can be replaced.
     if mesh.sequence_group is not None:
         share_tokens(model, mesh.sequence_group)
-    # 2. ZeRO last: it casts and cuts the weights, and its hooks must see the final modules.
+    # 3. Recomputation around a block's whole forward, and compilation around both.
+    if typical is not None:
+        finish_blocks(model, config, typical, mesh)
+    # 4. ZeRO last: it casts and cuts the weights, and its hooks must see the final modules.
     return ZeroEngine(model, config, training, mesh, micro_batches)

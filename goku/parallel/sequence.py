@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from goku.nn.attention import Attend
+from goku.nn.attend import Attend
 from goku.nn.layout import Layout
+from goku.nn.spans import Spans
 from goku.parallel.comm import gather_heads, scatter_heads
 
 
 class Ulysses:
-    """`attend` over token slices: [N/p, A, K] in and out, the lengths those of the whole pack."""
+    """`attend` over token slices: [N/p, A, K] in and out, the spans those of the whole pack."""
 
     def __init__(self, attend: Attend, group: dist.ProcessGroup) -> None:
         self.attend, self.group = attend, group
@@ -28,13 +29,13 @@ class Ulysses:
         q_NAK: Tensor,
         k_NAK: Tensor,
         v_NAK: Tensor,
-        q_lengths: Sequence[int],
-        k_lengths: Sequence[int],
+        q_spans: Spans,
+        k_spans: Spans,
     ) -> Tensor:
         # side by side in the last axis, so that one exchange carries all three
         qkv_NAK = scatter_heads(torch.cat([q_NAK, k_NAK, v_NAK], dim=-1), self.group)
         q_NAK, k_NAK, v_NAK = qkv_NAK.chunk(3, dim=-1)
-        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, q_lengths, k_lengths)
+        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, q_spans, k_spans)
         return gather_heads(o_NAK, self.group)
 
 

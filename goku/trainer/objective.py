@@ -16,6 +16,7 @@ from goku.flow.loss import sample_losses
 from goku.flow.path import interpolate, velocity
 from goku.flow.timesteps import Timesteps
 from goku.nn.layout import Layout
+from goku.nn.spans import send
 from goku.parallel.mesh import Mesh
 from goku.parallel.sequence import shard
 from goku.trainer import draws
@@ -39,7 +40,7 @@ class Objective:
     def losses(self, model: Model, batch: Batch, t_S: Tensor) -> Tensor:
         """This rank's part of each sample's loss: loss_S, float32."""
         device = self.mesh.device
-        clean_NP = batch.x_NP.to(device)
+        clean_NP = send(batch.x_NP, device)
         noise_NP = draws.noise(
             self.seed,
             batch.ordinals,
@@ -48,7 +49,7 @@ class Objective:
             device=device,
         )
         layout = batch.layout.to(device)
-        t_S = t_S.to(device, torch.float32)
+        t_S = send(t_S.float(), device)
         x_NP = interpolate(clean_NP, noise_NP, t_S[layout.segment_N, None])
         target_NP = velocity(clean_NP, noise_NP)
         return self._compare(model, batch, layout, t_S, x_NP, target_NP)
@@ -64,9 +65,9 @@ class Objective:
     ) -> Tensor:
         tokens = [x_NP, target_NP]
         if batch.reference_NP is not None:
-            tokens.append(batch.reference_NP.to(self.mesh.device))
+            tokens.append(send(batch.reference_NP, self.mesh.device))
         mine = shard(layout, tokens, [t_S], rank=self.mesh.sequence_rank, degree=self.mesh.sequence)
         x_NP, target_NP, *reference = mine.tokens
-        text_MY = batch.text_MY.to(self.mesh.device)
+        text_MY = send(batch.text_MY, self.mesh.device)
         v_NP = model(x_NP, mine.segments[0], text_MY, mine.layout, *reference)
         return sample_losses(v_NP, target_NP, mine.layout)[: len(t_S)]

@@ -1,15 +1,16 @@
 """Attention stays inside a sample; keyless segments give zeros; the seam for other kernels."""
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from goku.nn.attention import CrossAttention, SelfAttention, attend
+from goku.nn.attend import attend
+from goku.nn.attention import CrossAttention, SelfAttention
 from goku.nn.layout import Layout
 from goku.nn.rope import Rotation
+from goku.nn.spans import Spans
 
 
 def random(*shape: int) -> Tensor:
@@ -31,19 +32,19 @@ def test_attend_is_softmax_attention_per_segment() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(n, 2, 4, dtype=torch.float64) for n in (5, 6, 6))
     expected = torch.cat([plainly(q[:3], k[:2], v[:2]), plainly(q[3:], k[2:], v[2:])])
-    found = attend(q, k, v, (3, 0, 2), (2, 0, 4))
+    found = attend(q, k, v, Spans.of((3, 0, 2)), Spans.of((2, 0, 4)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_a_segment_without_queries_is_skipped() -> None:
     q, k, v = random(2, 1, 4), random(5, 1, 4), random(5, 1, 4)
-    found = attend(q, k, v, (0, 2), (3, 2))
-    torch.testing.assert_close(found, attend(q, k[3:], v[3:], (2,), (2,)))
+    found = attend(q, k, v, Spans.of((0, 2)), Spans.of((3, 2)))
+    torch.testing.assert_close(found, attend(q, k[3:], v[3:], Spans.of((2,)), Spans.of((2,))))
 
 
 def test_without_keys_it_is_zero_and_still_in_the_graph() -> None:
     q, k, v = random(3, 2, 4), random(0, 2, 4), random(0, 2, 4)
-    found = attend(q, k, v, (1, 2), (0, 0))
+    found = attend(q, k, v, Spans.of((1, 2)), Spans.of((0, 0)))
     assert found.shape == (3, 2, 4)
     assert found.eq(0).all()
     found.sum().backward()
@@ -56,16 +57,14 @@ def test_without_keys_it_is_zero_and_still_in_the_graph() -> None:
 def test_lengths_must_cover_the_tokens() -> None:
     q = random(3, 1, 4)
     with pytest.raises(RuntimeError):
-        attend(q, q, q, (2,), (2,))
+        attend(q, q, q, Spans.of((2,)), Spans.of((2,)))
 
 
 def test_self_attention_asks_its_seam_for_the_whole_pack() -> None:
-    asked: list[tuple[Sequence[int], Sequence[int]]] = []
+    asked: list[tuple[list[int], list[int]]] = []
 
-    def seam(
-        q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[int], k_lengths: Sequence[int]
-    ) -> Tensor:
-        asked.append((q_lengths, k_lengths))
+    def seam(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans) -> Tensor:
+        asked.append((q_spans.lengths, k_spans.lengths))
         return torch.zeros_like(q)
 
     shard = Layout.build([(1, 1, 3), (1, 1, 5)], [1, 1]).shard(0, 2)
@@ -73,7 +72,7 @@ def test_self_attention_asks_its_seam_for_the_whole_pack() -> None:
     attention = SelfAttention(16, 2)
     attention.attend = seam
     assert attention(torch.randn(4, 16), shard, rotation).eq(0).all()
-    assert asked == [((3, 5), (3, 5))]
+    assert asked == [([3, 5], [3, 5])]
 
 
 def test_cross_attention_reads_a_shard_of_queries_and_all_the_text() -> None:

@@ -1,0 +1,174 @@
+"""Steps and limits in turn, in one process: a ratio that does not depend on the machine's mood."""
+
+import gc
+import importlib.metadata
+import statistics
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from goku.bench.limit import Limit
+from goku.bench.shapes import Pack
+from goku.bench.step import Step
+from goku.config.model import ModelConfig
+from goku.config.parallel import ParallelConfig
+from goku.model.flops import step_flops
+from goku.parallel.compile import graphs
+from goku.parallel.recompute import activation_bytes
+
+FORMULA = "3 forwards; forward: goku/model/flops.py, 2 for each multiply-add of products alone"
+_SAMPLE_SECONDS = 0.05
+_WARM = 2
+_SECONDS_IN_A_ROW = 1.0  # of steps before the GPU is waited for
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one pack gave. Times are medians, in milliseconds."""
+
+    pack: str
+    tokens: int
+    samples: int
+    recompute: str
+    compiled: bool
+    attention: str
+    text_attention: str
+    step_ms: float
+    limit_ms: float
+    ratio: float
+    target: float
+    tflops: float
+    limit_tflops: float
+    tokens_per_second: float
+    peak_bytes: int
+    predicted_bytes: int
+    graphs: int
+    syncs: str  # "" or the first operation that waited for the GPU
+    megahertz: float
+    watts: float
+    steps_ms: list[float]
+    kernels_ms: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds: int) -> Result:
+    """Warm up, then `rounds` times a step and a pass over its kernels alone."""
+    torch._dynamo.reset()
+    _free()
+    before = graphs()
+    step = Step(model, pack, parallel)
+    for _ in range(_WARM):
+        step.run()
+    torch.cuda.synchronize()
+    peak, syncs = torch.cuda.max_memory_allocated(), _first_sync(step)
+    block: Any = step.attention
+    limit = Limit(model, pack, block.attention.attend, block.text_attention.attend)
+    limit.run()
+    in_a_row = max(1, round(_SECONDS_IN_A_ROW * 1e3 / step.milliseconds(1)))
+    steps, passes = [], []
+    with _Watch() as watch:
+        for _ in range(rounds):
+            steps.append(step.milliseconds(in_a_row))
+            passes.append(limit.run())
+    step_ms = statistics.median(steps)
+    kernels = {name: statistics.median(p[name] for p in passes) for name in passes[0]}
+    limit_ms = statistics.median(sum(p.values()) for p in passes)
+    flops = step_flops(model, pack.lengths, pack.text_lengths)
+    weights = sum(p.numel() for p in step.model.parameters())
+    policy = step.policy
+    return Result(
+        pack=pack.name,
+        tokens=pack.tokens,
+        samples=len(pack.lengths),
+        recompute=str(policy),
+        compiled=parallel.compile != "off",
+        attention=_name(block.attention.attend),
+        text_attention=_name(block.text_attention.attend),
+        step_ms=step_ms,
+        limit_ms=limit_ms,
+        ratio=limit_ms / step_ms,
+        target=pack.target,
+        tflops=flops / step_ms / 1e9,
+        limit_tflops=flops / limit_ms / 1e9,
+        tokens_per_second=1e3 * pack.tokens / step_ms,
+        peak_bytes=peak,
+        predicted_bytes=2 * weights
+        + activation_bytes(model, pack.tokens, sum(pack.text_lengths), policy),
+        graphs=graphs() - before,
+        syncs=syncs,
+        megahertz=watch.megahertz,
+        watts=watch.watts,
+        steps_ms=steps,
+        kernels_ms=kernels,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides the code."""
+    found = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    for package in ("triton", "flash-attn-4", "nvidia-cutlass-dsl"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _name(attend: Any) -> str:
+    return str(getattr(attend, "kernel", attend.__module__.rsplit(".", 1)[-1]))
+
+
+def _first_sync(step: Step) -> str:
+    """Run a step in which waiting for the GPU is an error; what waited, if anything did."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.run()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
+
+
+def _free() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+class _Watch:
+    """Mean clock and power while inside, where NVML can be read; else zeros."""
+
+    def __init__(self) -> None:
+        self._clocks: list[float] = []
+        self._powers: list[float] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            try:
+                self._clocks.append(torch.cuda.clock_rate())
+                self._powers.append(torch.cuda.power_draw() / 1e3)
+            except (ModuleNotFoundError, RuntimeError):
+                return
+
+    @property
+    def megahertz(self) -> float:
+        return statistics.fmean(self._clocks or [0.0])
+
+    @property
+    def watts(self) -> float:
+        return statistics.fmean(self._powers or [0.0])

@@ -1,0 +1,81 @@
+"""The step that is measured: forward, loss and backward of a whole model in bf16.
+
+Weights and gradients are bf16, as ZeRO keeps them for the forward. The optimizer, gradient
+clipping and data are not inside.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goku.bench.shapes import Pack
+from goku.config.model import ModelConfig
+from goku.config.parallel import ParallelConfig
+from goku.model import build
+from goku.nn.layout import Layout
+from goku.parallel.mesh import Mesh
+from goku.parallel.tune import Typical, finish_blocks, take_kernels
+
+_FILL = 0.02  # of weights that begin at zero, whose products would run too fast on zeros
+
+
+class Step:
+    """A tuned model and one pack on the GPU."""
+
+    def __init__(self, config: ModelConfig, pack: Pack, parallel: ParallelConfig) -> None:
+        device = torch.device("cuda", torch.cuda.current_device())
+        self.model = _model(config, device)
+        typical = Typical(config, pack.lengths, pack.text_lengths)
+        mesh = Mesh(0, 1, 1, 1, None, device)
+        take_kernels(self.model, parallel, typical, mesh)
+        planned = finish_blocks(self.model, parallel, typical, mesh)
+        assert planned is not None, "a plan is made on every GPU"
+        self.policy = planned.policy
+        layout = Layout.build([(1, 1, n) for n in pack.lengths], pack.text_lengths)
+        self._layout = layout.to(device)
+        self._x_NP = torch.randn(pack.tokens, config.token_width, device=device)
+        self._target_NP = torch.randn_like(self._x_NP)
+        self._t_S = torch.rand(len(pack.lengths), device=device)
+        text = sum(pack.text_lengths)
+        self._text_MY = torch.randn(text, config.text_width, device=device, dtype=torch.bfloat16)
+
+    @property
+    def attention(self) -> nn.Module:
+        """The first block's, for the kernels that it was given."""
+        return self.model.get_submodule("blocks.0")
+
+    def run(self) -> Tensor:
+        """One forward and backward; the loss, still on the GPU."""
+        self.model.zero_grad(set_to_none=True)
+        v_NP = self.model(self._x_NP, self._t_S, self._text_MY, self._layout)
+        loss: Tensor = (v_NP.float() - self._target_NP).square().mean()
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    def milliseconds(self, runs: int) -> float:
+        """The time of one of several runs in a row, which like micro-batches wait for nothing."""
+        begin, end = _event(), _event()
+        begin.record()
+        for _ in range(runs):
+            self.run()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) / runs
+
+
+def _model(config: ModelConfig, device: torch.device) -> nn.Module:
+    """Weights of about the right size, drawn on the GPU: seconds instead of minutes."""
+    with torch.device("meta"):
+        model: nn.Module = build(config, seed=0, device="meta", dtype=torch.bfloat16)
+    model = model.to_empty(device=device)
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            nn.init.ones_(parameter)
+        else:
+            nn.init.normal_(parameter, std=_FILL)
+    return model
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,58 @@
+"""flash-attn-4: Hopper and Blackwell kernels written in the CuTe DSL, compiled at first use.
+
+Importing this module raises ImportError where flash-attn-4 is not installed. Its own autograd
+breaks a compiled graph, so only its two kernels are used.
+"""
+
+import torch
+from flash_attn.cute import interface
+from torch import Tensor
+
+from goku.nn.attend.ops import Segments, operator
+
+
+def _varlen(segments: Segments) -> dict[str, object]:
+    return {
+        "cu_seqlens_q": segments.q_starts,
+        "cu_seqlens_k": segments.k_starts,
+        "max_seqlen_q": max(segments.q_lengths),
+        "max_seqlen_k": max(segments.k_lengths),
+    }
+
+
+def _single(segments: Segments) -> bool:
+    """One segment on both sides: the dense kernels, whose schedule needs no boundaries."""
+    return len(segments.q_lengths) == 1 == len(segments.k_lengths)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+    """o [N, A, K] and lse [A, N]."""
+    scale = q.shape[-1] ** -0.5
+    if _single(segments):
+        o, lse, *_ = interface._flash_attn_fwd(
+            q[None], k[None], v[None], softmax_scale=scale, return_lse=True
+        )
+        return o[0], lse[0]
+    o, lse, *_ = interface._flash_attn_fwd(
+        q, k, v, softmax_scale=scale, return_lse=True, **_varlen(segments)
+    )
+    return o, lse
+
+
+def backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, segments: Segments
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    given = {
+        "softmax_scale": q.shape[-1] ** -0.5,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if _single(segments):
+        dense = (x[None] for x in (q, k, v, o, do, lse))
+        dq, dk, dv, *_ = interface._flash_attn_bwd(*dense, **given)
+        return dq[0], dk[0], dv[0]
+    dq, dk, dv, *_ = interface._flash_attn_bwd(q, k, v, o, do, lse, **given, **_varlen(segments))
+    return dq, dk, dv
+
+
+attend = operator("fa4", forward, backward)

@@ -1,0 +1,208 @@
+"""`Rowwise` by the Triton kernels of `goku.nn.kernels`: each of its verbs is one pass over memory.
+
+Surprising: `norm` hands x back, and callers use what it hands back. So the stream's gradient
+arrives in the same backward as the norm's, which adds the two on the way instead of leaving them
+to a pass of their own.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goku.nn.kernels import advance, gelu, rotate
+from goku.nn.layout import Layout
+from goku.nn.norm import LayerNorm, RMSNorm
+from goku.nn.rope import Rotation
+from goku.nn.rowwise import Norm
+
+
+class Fused:
+    """Rowwise on a GPU, fp32 inside whatever the tokens' dtype."""
+
+    def norm(
+        self,
+        x_ND: Tensor,
+        norm: Norm,
+        layout: Layout,
+        *,
+        shift_SD: Tensor | None = None,
+        scale_SD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rowwise.norm."""
+        return _advance(x_ND, None, None, norm, layout, None, shift_SD, scale_SD)
+
+    def add_norm(
+        self,
+        x_ND: Tensor,
+        branch_ND: Tensor,
+        norm: Norm,
+        layout: Layout,
+        *,
+        gate_SD: Tensor | None = None,
+        shift_SD: Tensor | None = None,
+        scale_SD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rowwise.add_norm."""
+        return _advance(x_ND, branch_ND, None, norm, layout, gate_SD, shift_SD, scale_SD)
+
+    def add(
+        self, x_ND: Tensor, branch_ND: Tensor, bias_D: Tensor, layout: Layout, *, gate_SD: Tensor
+    ) -> Tensor:
+        """Rowwise.add."""
+        return _advance(x_ND, branch_ND, bias_D, None, layout, gate_SD, None, None)[0]
+
+    def rotate(self, x_ND: Tensor, norm: RMSNorm, rotation: Rotation | None, heads: int) -> Tensor:
+        """Rowwise.rotate."""
+        turn = (None, None) if rotation is None else (rotation.cos_NF, rotation.sin_NF)
+        # torch leaves Function.apply untyped
+        y_ND: Tensor = _Rotate.apply(x_ND, norm.weight, *turn, norm.eps)  # type: ignore[no-untyped-call]
+        return y_ND.view(len(y_ND), heads, -1)
+
+    def gelu(self, x_NH: Tensor, bias_H: Tensor) -> Tensor:
+        """Rowwise.gelu."""
+        y_NH: Tensor = _Gelu.apply(x_NH, bias_H)  # type: ignore[no-untyped-call]
+        return y_NH
+
+
+def _advance(
+    x_ND: Tensor,
+    branch_ND: Tensor | None,
+    bias_D: Tensor | None,
+    norm: Norm | None,
+    layout: Layout,
+    gate_SD: Tensor | None,
+    shift_SD: Tensor | None,
+    scale_SD: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    kinds = {LayerNorm: advance.LAYER, RMSNorm: advance.RMS, type(None): advance.NONE}
+    chunks = layout.chunks
+    out_ND, y_ND = _Advance.apply(  # type: ignore[no-untyped-call]
+        x_ND,
+        branch_ND,
+        bias_D,
+        gate_SD,
+        norm.weight if isinstance(norm, RMSNorm) else None,
+        shift_SD,
+        scale_SD,
+        chunks.rows_C3,
+        chunks.starts,
+        kinds[type(norm)],
+        0.0 if norm is None else norm.eps,
+    )
+    return out_ND, y_ND
+
+
+class _Advance(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        branch_ND: Tensor | None,
+        bias_D: Tensor | None,
+        gate_SD: Tensor | None,
+        weight_D: Tensor | None,
+        shift_SD: Tensor | None,
+        scale_SD: Tensor | None,
+        chunks_C3: Tensor,
+        chunk_starts: Tensor,
+        norm: int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        out_ND, y_ND, stats = advance.forward(
+            x_ND, branch_ND, bias_D, gate_SD, weight_D, shift_SD, scale_SD, chunks_C3, norm, eps
+        )
+        if branch_ND is None:
+            out_ND = x_ND
+        # without a gate the backward needs no branch, without a norm it needs no stream
+        kept_ND = branch_ND if gate_SD is not None else None
+        ctx.save_for_backward(
+            out_ND if norm else None, kept_ND, bias_D, gate_SD, weight_D, scale_SD,
+            chunks_C3, chunk_starts, stats,
+        )  # fmt: skip
+        ctx.norm, ctx.branched = norm, branch_ND is not None
+        return out_ND, y_ND
+
+    @staticmethod
+    def backward(ctx: Any, dout_ND: Tensor, dy_ND: Tensor) -> tuple[Tensor | None, ...]:
+        out_ND, branch_ND, bias_D, gate_SD, weight_D, scale_SD, chunks_C3, starts, stats = (
+            ctx.saved_tensors
+        )
+        grads = advance.Gradients(
+            *advance.backward(
+                dout_ND.contiguous(), dy_ND.contiguous() if ctx.norm else None, out_ND, branch_ND,
+                bias_D, gate_SD, weight_D, scale_SD, chunks_C3, starts, stats, ctx.norm,
+            )
+        )  # fmt: skip
+        sums = list(grads.sums_SJD.unbind(1))
+        shift_SD = sums.pop(0).to(scale_SD.dtype) if scale_SD is not None else None
+        factor_SD = sums.pop(0) if ctx.norm else None
+        gate_grad_SD = sums.pop(0).to(gate_SD.dtype) if gate_SD is not None else None
+        dbranch_ND = grads.branch_ND if gate_SD is not None else grads.x_ND
+        return (
+            grads.x_ND,
+            dbranch_ND if ctx.branched else None,
+            None if bias_D is None else (gate_SD * sums.pop(0)).sum(0).to(bias_D.dtype),
+            gate_grad_SD,
+            _of_weight(factor_SD, weight_D, scale_SD),
+            shift_SD,
+            _of_scale(factor_SD, weight_D, scale_SD),
+            *(None,) * 4,
+        )
+
+
+def _of_weight(
+    factor_SD: Tensor | None, weight_D: Tensor | None, scale_SD: Tensor | None
+) -> Tensor | None:
+    """The norm's weight is multiplied by 1 + scale: its gradient from that of the product."""
+    if factor_SD is None or weight_D is None:
+        return None
+    if scale_SD is not None:
+        factor_SD = factor_SD * (1 + scale_SD.float())
+    return factor_SD.sum(0).to(weight_D.dtype)
+
+
+def _of_scale(
+    factor_SD: Tensor | None, weight_D: Tensor | None, scale_SD: Tensor | None
+) -> Tensor | None:
+    if factor_SD is None or scale_SD is None:
+        return None
+    if weight_D is not None:
+        factor_SD = factor_SD * weight_D.float()
+    return factor_SD.to(scale_SD.dtype)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight_D: Tensor,
+        cos_NF: Tensor | None,
+        sin_NF: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        y_ND: Tensor
+        y_ND, stats_N = rotate.forward(x_ND, weight_D, cos_NF, sin_NF, eps)
+        ctx.save_for_backward(x_ND, weight_D, cos_NF, sin_NF, stats_N)
+        return y_ND
+
+    @staticmethod
+    def backward(ctx: Any, dy_ND: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        x_ND, weight_D, *others = ctx.saved_tensors  # once: recomputation unpacks only once
+        dx_ND, dweight_D = rotate.backward(dy_ND.contiguous(), x_ND, weight_D, *others)
+        return dx_ND, dweight_D.to(weight_D.dtype), None, None, None
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NH: Tensor, bias_H: Tensor) -> Tensor:
+        ctx.save_for_backward(x_NH, bias_H)
+        y_NH: Tensor = gelu.forward(x_NH, bias_H)
+        return y_NH
+
+    @staticmethod
+    def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor, Tensor]:
+        x_NH, bias_H = ctx.saved_tensors
+        dx_NH, dbias_H = gelu.backward(dy_NH.contiguous(), x_NH, bias_H)
+        return dx_NH, dbias_H.to(bias_H.dtype)

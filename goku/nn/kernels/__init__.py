@@ -1,0 +1,1 @@
+"""Triton kernels of the work between the products. Imported only where there is a GPU."""

@@ -1,0 +1,296 @@
+"""One pass over the residual stream: add a gated branch, normalise, shift and scale by segment.
+
+    out = x + gate[segment] * (branch + bias)         y = norm(out) * weight * (1 + scale) + shift
+
+Every part but x may be missing. Rows are handed out in chunks that lie within one segment
+(`goku.nn.chunks`), so a program loads its vectors once and sums its share of their gradients in
+registers: no atomics, equal inputs give equal bits. Arithmetic is fp32, stored in x's dtype.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from goku.nn.operators import operator
+
+NONE, LAYER, RMS = 0, 1, 2  # kinds of norm
+_WARPS = 8
+_COLUMNS, _ROWS = 64, 32  # of a tile of the reduction
+
+
+@triton.jit
+def _forward(
+    x, branch, bias, gate, weight, shift, scale, chunks, out, y, stats,
+    rows, stride, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, BRANCH: tl.constexpr, BIAS: tl.constexpr,
+    GATE: tl.constexpr, NORM: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(0)
+    start = tl.load(chunks + 3 * chunk)
+    stop = tl.load(chunks + 3 * chunk + 1)
+    segment = tl.load(chunks + 3 * chunk + 2).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < D
+    vector = segment * stride + cols
+    factor = tl.full([BLOCK], 1.0, tl.float32)
+    if WEIGHT:
+        factor *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
+    if MODULATE:
+        factor *= 1.0 + tl.load(scale + vector, mask=inside, other=0.0).to(tl.float32)
+        shifted = tl.load(shift + vector, mask=inside, other=0.0).to(tl.float32)
+    if GATE:
+        gated = tl.load(gate + vector, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        biased = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+    for row in range(start, stop):
+        at = tl.cast(row, tl.int64) * D + cols
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        if BRANCH:
+            added = tl.load(branch + at, mask=inside, other=0.0).to(tl.float32)
+            if BIAS:
+                added += biased
+            if GATE:
+                added *= gated
+            stored = (value + added).to(out.dtype.element_ty)
+            tl.store(out + at, stored, mask=inside)
+            value = stored.to(tl.float32)  # the norm sees what the next reader of out sees
+        if NORM == 1:
+            mean = tl.sum(value, 0) / D
+            value = tl.where(inside, value - mean, 0.0)
+            tl.store(stats + rows + row, mean)
+        if NORM != 0:
+            rstd = tl.rsqrt(tl.sum(value * value, 0) / D + eps)
+            tl.store(stats + row, rstd)
+            value *= rstd * factor
+            if MODULATE:
+                value += shifted
+            tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward(
+    dout, dy, out, branch, bias, gate, weight, scale, chunks, stats, dx, dbranch, sums,
+    rows, stride,
+    D: tl.constexpr, BLOCK: tl.constexpr, BRANCH: tl.constexpr, BIAS: tl.constexpr,
+    GATE: tl.constexpr, NORM: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
+    SUMS: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(0)
+    start = tl.load(chunks + 3 * chunk)
+    stop = tl.load(chunks + 3 * chunk + 1)
+    segment = tl.load(chunks + 3 * chunk + 2).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < D
+    vector = segment * stride + cols
+    factor = tl.full([BLOCK], 1.0, tl.float32)
+    if WEIGHT:
+        factor *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
+    if MODULATE:
+        factor *= 1.0 + tl.load(scale + vector, mask=inside, other=0.0).to(tl.float32)
+    if GATE:
+        gated = tl.load(gate + vector, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        biased = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+    of_shift = tl.zeros([BLOCK], tl.float32)
+    of_factor = tl.zeros([BLOCK], tl.float32)
+    of_gate = tl.zeros([BLOCK], tl.float32)
+    of_stream = tl.zeros([BLOCK], tl.float32)
+    for row in range(start, stop):
+        at = tl.cast(row, tl.int64) * D + cols
+        grad = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+        if NORM != 0:
+            grad_y = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+            value = tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
+            rstd = tl.load(stats + row)
+            if NORM == 1:
+                value = tl.where(inside, value - tl.load(stats + rows + row), 0.0)
+            value *= rstd
+            of_factor += grad_y * value
+            if MODULATE:
+                of_shift += grad_y
+            grad_y *= factor
+            inner = grad_y - value * (tl.sum(grad_y * value, 0) / D)
+            if NORM == 1:
+                inner -= tl.sum(grad_y, 0) / D
+            grad += inner * rstd
+        tl.store(dx + at, grad.to(dx.dtype.element_ty), mask=inside)
+        if GATE:
+            added = tl.load(branch + at, mask=inside, other=0.0).to(tl.float32)
+            if BIAS:
+                added += biased
+                of_stream += grad
+            of_gate += grad * added
+            tl.store(dbranch + at, (grad * gated).to(dbranch.dtype.element_ty), mask=inside)
+    at = chunk.to(tl.int64) * SUMS * D + cols
+    if MODULATE:
+        tl.store(sums + at, of_shift, mask=inside)
+        at += D
+    if NORM != 0:
+        tl.store(sums + at, of_factor, mask=inside)
+        at += D
+    if GATE:
+        tl.store(sums + at, of_gate, mask=inside)
+        at += D
+        if BIAS:
+            tl.store(sums + at, of_stream, mask=inside)
+
+
+@triton.jit
+def _reduce(parts, chunk_starts, sums, width, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """Adds the parts [C, width] of each segment's chunks, in their order: sums [S, width]."""
+    segment = tl.program_id(0)
+    first = tl.load(chunk_starts + segment)
+    last = tl.load(chunk_starts + segment + 1)
+    cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = cols < width
+    total = tl.zeros([COLUMNS], tl.float32)
+    for begin in range(first, last, ROWS):
+        chunk = begin + tl.arange(0, ROWS)
+        mask = (chunk < last)[:, None] & inside[None, :]
+        at = chunk.to(tl.int64)[:, None] * width + cols[None, :]
+        total += tl.sum(tl.load(parts + at, mask=mask, other=0.0), 0)
+    tl.store(sums + segment.to(tl.int64) * width + cols, total, mask=inside)
+
+
+class Gradients(NamedTuple):
+    """What the backward gives: the stream's and the branch's, and sums over each segment."""
+
+    x_ND: Tensor
+    branch_ND: Tensor  # empty without a gate: then it is the stream's
+    sums_SJD: Tensor  # fp32; of those there are, in order: shift, factor, gate, stream
+
+
+def _run_forward(
+    x_ND: Tensor,
+    branch_ND: Tensor | None,
+    bias_D: Tensor | None,
+    gate_SD: Tensor | None,
+    weight_D: Tensor | None,
+    shift_SD: Tensor | None,
+    scale_SD: Tensor | None,
+    chunks_C3: Tensor,
+    norm: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """out [N, D], empty without a branch; y [N, D], empty without a norm; the rows' statistics."""
+    out_ND, y_ND, stats = _outputs(x_ND, branch_ND, norm)
+    rows, width = x_ND.shape
+    if rows:
+        _forward[(len(chunks_C3),)](
+            x_ND, branch_ND, bias_D, gate_SD, weight_D, shift_SD, scale_SD, chunks_C3,
+            out_ND, y_ND, stats,
+            rows, _stride(gate_SD, shift_SD, scale_SD), eps,
+            D=width, BLOCK=triton.next_power_of_2(width), BRANCH=branch_ND is not None,
+            BIAS=bias_D is not None, GATE=gate_SD is not None, NORM=norm,
+            WEIGHT=weight_D is not None, MODULATE=scale_SD is not None, num_warps=_WARPS,
+        )  # fmt: skip
+    return out_ND, y_ND, stats
+
+
+def _fake_forward(
+    x_ND: Tensor,
+    branch_ND: Tensor | None,
+    bias_D: Tensor | None,
+    gate_SD: Tensor | None,
+    weight_D: Tensor | None,
+    shift_SD: Tensor | None,
+    scale_SD: Tensor | None,
+    chunks_C3: Tensor,
+    norm: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(x_ND, branch_ND, norm)
+
+
+def _run_backward(
+    dout_ND: Tensor,
+    dy_ND: Tensor | None,
+    out_ND: Tensor | None,
+    branch_ND: Tensor | None,
+    bias_D: Tensor | None,
+    gate_SD: Tensor | None,
+    weight_D: Tensor | None,
+    scale_SD: Tensor | None,
+    chunks_C3: Tensor,
+    chunk_starts: Tensor,
+    stats: Tensor,
+    norm: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fields of `Gradients`."""
+    rows, width = dout_ND.shape
+    count = _count(norm, scale_SD, gate_SD, bias_D)
+    dx_ND, dbranch_ND, sums_SJD = _gradients(dout_ND, gate_SD, chunk_starts, count)
+    parts = dout_ND.new_empty(len(chunks_C3), count, width, dtype=torch.float32)
+    if rows:
+        _backward[(len(chunks_C3),)](
+            dout_ND, dy_ND, out_ND, branch_ND, bias_D, gate_SD, weight_D, scale_SD, chunks_C3,
+            stats, dx_ND, dbranch_ND, parts,
+            rows, _stride(gate_SD, scale_SD, scale_SD),
+            D=width, BLOCK=triton.next_power_of_2(width), BRANCH=branch_ND is not None,
+            BIAS=bias_D is not None, GATE=gate_SD is not None, NORM=norm,
+            WEIGHT=weight_D is not None, MODULATE=scale_SD is not None, SUMS=count,
+            num_warps=_WARPS,
+        )  # fmt: skip
+    if count:
+        flat = count * width
+        grid = (len(chunk_starts) - 1, triton.cdiv(flat, _COLUMNS))
+        _reduce[grid](parts, chunk_starts, sums_SJD, flat, COLUMNS=_COLUMNS, ROWS=_ROWS)
+    return dx_ND, dbranch_ND, sums_SJD
+
+
+def _fake_backward(
+    dout_ND: Tensor,
+    dy_ND: Tensor | None,
+    out_ND: Tensor | None,
+    branch_ND: Tensor | None,
+    bias_D: Tensor | None,
+    gate_SD: Tensor | None,
+    weight_D: Tensor | None,
+    scale_SD: Tensor | None,
+    chunks_C3: Tensor,
+    chunk_starts: Tensor,
+    stats: Tensor,
+    norm: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    count = _count(norm, scale_SD, gate_SD, bias_D)
+    return _gradients(dout_ND, gate_SD, chunk_starts, count)
+
+
+def _outputs(x_ND: Tensor, branch_ND: Tensor | None, norm: int) -> tuple[Tensor, Tensor, Tensor]:
+    rows = len(x_ND)
+    return (
+        x_ND.new_empty(0) if branch_ND is None else torch.empty_like(x_ND),
+        torch.empty_like(x_ND) if norm else x_ND.new_empty(0),
+        x_ND.new_empty({NONE: 0, LAYER: 2, RMS: 1}[norm], rows, dtype=torch.float32),
+    )
+
+
+def _gradients(
+    dout_ND: Tensor, gate_SD: Tensor | None, chunk_starts: Tensor, count: int
+) -> Gradients:
+    return Gradients(
+        torch.empty_like(dout_ND),
+        dout_ND.new_empty(0) if gate_SD is None else torch.empty_like(dout_ND),
+        dout_ND.new_zeros(len(chunk_starts) - 1, count, dout_ND.shape[1], dtype=torch.float32),
+    )
+
+
+def _count(
+    norm: int, scale_SD: Tensor | None, gate_SD: Tensor | None, bias_D: Tensor | None
+) -> int:
+    gated = gate_SD is not None
+    return (scale_SD is not None) + (norm != NONE) + gated + (gated and bias_D is not None)
+
+
+def _stride(*vectors_SD: Tensor | None) -> int:
+    """Elements from one segment's vector to the next: they are columns of one product."""
+    given = {v.stride(0) for v in vectors_SD if v is not None}
+    assert len(given) <= 1, "gate, shift and scale must be cut from one matrix"
+    return given.pop() if given else 0
+
+
+forward = operator("advance", _run_forward, _fake_forward)
+backward = operator("advance_backward", _run_backward, _fake_backward)

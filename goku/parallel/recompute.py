@@ -1,0 +1,167 @@
+"""What the backward computes again instead of remembering, and which such policy a run needs.
+
+A block remembers everything ("none"), its products and attentions ("products"), its input and its
+two attentions' results ("attention"), or its input alone ("full"); a policy may hold for every n-th
+block only. Attention is most of a long clip's work and little of its memory, so keeping its result
+is nearly free. `plan` picks the cheapest policy that fits and says what it expects to be used.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import MethodType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from goku.config.model import ModelConfig
+from goku.nn.attend.ops import SAVED
+
+Keep = Literal["none", "products", "attention", "full"]
+
+_PRODUCTS = frozenset({torch.ops.aten.mm.default, torch.ops.aten.addmm.default})
+_SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
+_ROWS = {"none": 17, "products": 10, "attention": 3, "full": 1}  # of D a token, without the MLP's
+_HIDDEN = {"none": 2, "products": 1, "attention": 0, "full": 0}  # the MLP's, each mlp_ratio rows
+_TEXT = {"none": 3, "products": 2, "attention": 0, "full": 0}  # of D a text token
+_PASSING = 12  # rows of D a token: gradients and workspace while one block goes backward
+
+
+class Policy(NamedTuple):
+    """`keep` names what is computed again, in every `every`-th block."""
+
+    keep: Keep
+    every: int = 1
+
+    def __str__(self) -> str:
+        return self.keep if self.every == 1 else f"{self.keep} in every {self.every}. block"
+
+
+class Plan(NamedTuple):
+    """A policy and the bytes it is expected to need at the peak."""
+
+    policy: Policy
+    predicted_bytes: int
+    limit_bytes: int
+    fits: bool
+
+
+# cheapest first
+LADDER = (
+    Policy("none"),
+    Policy("products", 2),
+    Policy("products"),
+    Policy("attention"),
+    Policy("full"),
+)
+
+
+def plan(
+    model: ModelConfig,
+    *,
+    tokens: int,
+    text_tokens: int,
+    fixed_bytes: int,
+    memory_bytes: int,
+    policies: Sequence[Policy] = LADDER,
+) -> Plan:
+    """The first policy whose prediction fits; the last one, marked, where none does.
+
+    `tokens` are those a rank holds of a full pack, with all of its text; `fixed_bytes` are weights,
+    gradients and optimizer state, `memory_bytes` is the GPU's memory.
+    """
+    limit = int(_SHARE * memory_bytes)
+    for policy in policies:
+        predicted = fixed_bytes + activation_bytes(model, tokens, text_tokens, policy)
+        if predicted <= limit:
+            return Plan(policy, predicted, limit, fits=True)
+    return Plan(policy, predicted, limit, fits=False)
+
+
+def activation_bytes(
+    model: ModelConfig, tokens: int, text_tokens: int, policy: Policy, itemsize: int = 2
+) -> int:
+    """What a forward remembers, and what the first block to go backward adds to it.
+
+    Counted from the block in rows of the width D: 17 for each token besides the MLP's hidden rows
+    before and after GELU, 3 for each text token; lse is two fp32 for each head. A block computed
+    again adds what it did not keep, and its gradients take the place of what they use up.
+    """
+    whole, kept = (_rows(keep, model.mlp_ratio) for keep in ("none", policy.keep))
+    again = 0 if policy.keep == "none" else model.layers // policy.every
+    remembered = (model.layers - again) * whole + again * kept
+    passing = max(_PASSING, whole - kept if again else 0)
+    text = (model.layers - again) * _TEXT["none"] + again * _TEXT[policy.keep]
+    attended = model.layers - (again if policy.keep == "full" else 0)
+    rows = tokens * (remembered + passing) + text_tokens * text
+    return rows * model.width * itemsize + 8 * model.heads * attended * tokens
+
+
+def _rows(keep: Keep, mlp_ratio: int) -> int:
+    return _ROWS[keep] + _HIDDEN[keep] * mlp_ratio
+
+
+def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
+    """Let every `policy.every`-th block compute again what the policy does not keep."""
+    if policy.keep == "none":
+        return
+    forward = {
+        "products": _keeping_products,
+        "attention": _keeping_attention,
+        "full": _keeping_input,
+    }[policy.keep]
+    for block in _every(blocks, policy.every):
+        block.forward = MethodType(forward, block)
+
+
+def _every(blocks: Sequence[nn.Module], every: int) -> Iterator[nn.Module]:
+    return (block for index, block in enumerate(blocks, start=1) if index % every == 0)
+
+
+def _keeping_input(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
+    return _checkpointed(block, x_ND, others, None)
+
+
+def _keeping_attention(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
+    contexts = partial(create_selective_checkpoint_contexts, _attention_only)
+    return _checkpointed(block, x_ND, others, contexts)
+
+
+def _keeping_products(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
+    contexts = partial(create_selective_checkpoint_contexts, _products_too)
+    return _checkpointed(block, x_ND, others, contexts)
+
+
+def _checkpointed(
+    block: nn.Module,
+    x_ND: Tensor,
+    others: tuple[Any, ...],
+    contexts: Callable[[], Any] | None,
+) -> Tensor:
+    forward = type(block).forward
+
+    def run(x_ND: Tensor) -> Tensor:  # the layout is no tensor: it comes by closure
+        out_ND: Tensor = forward(block, x_ND, *others)
+        return out_ND
+
+    more: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
+    # a block draws no random numbers, so there is no generator state to keep
+    out_ND: Tensor = checkpoint(run, x_ND, use_reentrant=False, preserve_rng_state=False, **more)
+    return out_ND
+
+
+def _attention_only(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    return _saved(operator in SAVED)
+
+
+def _products_too(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    return _saved(operator in SAVED or operator in _PRODUCTS)
+
+
+def _saved(yes: bool) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if yes else CheckpointPolicy.PREFER_RECOMPUTE

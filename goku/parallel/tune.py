@@ -1,0 +1,164 @@
+"""A model made fast for one kind of pack on this device: kernels, recomputation, compiled blocks.
+
+What was picked, and why, is said on rank 0. On a CPU nothing changes: the model stays eager and
+runs the same operations in the same order, which tests of exact resumption rest on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from goku.config import ConfigError
+from goku.config.model import ModelConfig
+from goku.config.parallel import ParallelConfig
+from goku.nn.attend.choose import Choice, KernelMissing, Shape, choose, load
+from goku.nn.rowwise import use
+from goku.parallel import recompute
+from goku.parallel.compile import compile_blocks
+from goku.parallel.mesh import Mesh
+from goku.parallel.recompute import LADDER, Plan, Policy
+
+
+@dataclass(frozen=True)
+class Typical:
+    """The pack that a run is made fast for, and the model that computes it."""
+
+    model: ModelConfig
+    lengths: tuple[int, ...]
+    text_lengths: tuple[int, ...]
+
+
+def take_kernels(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> None:
+    """Put this device's kernels into the blocks, before anything wraps their parts.
+
+    Raises ConfigError when the attention kernel asked for cannot run here.
+    """
+    if mesh.device.type == "cuda":
+        from goku.nn.fused import Fused  # Triton is there only beside a GPU build of torch
+
+        use(model, Fused())
+    for part, shape in _shapes(config, typical).items():
+        choice = _agreed(config.attention, shape, mesh)
+        if mesh.rank == 0 and mesh.device.type == "cuda":
+            _tell(part, config.attention, choice)
+        for block in _blocks(model):
+            attention: Any = block.get_submodule(part)
+            attention.attend = choice.attend
+
+
+def finish_blocks(
+    model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh
+) -> Plan | None:
+    """Recomputation, then compilation, of blocks whose parts are final. The plan, on a GPU."""
+    blocks, on_gpu = _blocks(model), mesh.device.type == "cuda"
+    planned = _plan(model, config, typical, mesh) if on_gpu else None
+    policy = planned.policy if planned else _asked(config) or Policy("none")
+    recompute.recompute(blocks, policy)
+    if compiles(config, on_gpu=on_gpu):
+        compile_blocks(blocks)
+    return planned
+
+
+def compiles(config: ParallelConfig, *, on_gpu: bool) -> bool:
+    """Whether blocks are compiled.
+
+    `auto` does so where the fused kernels and an attention operator leave whole blocks in one
+    graph; ZeRO 3, whose hooks gather weights inside of a block, would cut it. Raises ConfigError
+    for "on" without a GPU: compiled plain modulation gave wrong gradients (torch 2.11).
+    """
+    if config.compile == "on" and not on_gpu:
+        raise ConfigError(
+            "parallel.compile=on",
+            "blocks are compiled on a GPU only",
+            "Set parallel.compile=auto: it compiles where that helps.",
+        )
+    whole = config.precision == "bf16" and config.attention != "reference"
+    helps = on_gpu and whole and config.zero_stage != 3
+    return config.compile == "on" or (config.compile == "auto" and helps)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    return list(model.get_submodule("blocks").children())
+
+
+def _shapes(config: ParallelConfig, typical: Typical) -> dict[str, Shape]:
+    """What self- and cross-attention are asked for: heads are shared out in one, tokens in both."""
+    heads, width = typical.model.heads, typical.model.head_width
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    lengths, text = typical.lengths, typical.text_lengths
+    held = tuple(-(-n // config.sequence) for n in lengths)
+    return {
+        "attention": Shape(heads // config.sequence, width, dtype, lengths, lengths),
+        "text_attention": Shape(heads, width, dtype, held, text),
+    }
+
+
+def _agreed(wanted: str, shape: Shape, mesh: Mesh) -> Choice:
+    """Rank 0's choice on every rank: ranks of one step must not compute by different kernels."""
+    if mesh.device.type != "cuda" or mesh.world_size == 1:
+        return _chosen(wanted, shape, mesh.device)
+    choice = _chosen(wanted, shape, mesh.device) if mesh.rank == 0 else None
+    name = mesh.broadcast(choice.name if choice else None)
+    return choice or Choice(name, load(name), {}, {})
+
+
+def _chosen(wanted: str, shape: Shape, device: torch.device) -> Choice:
+    try:
+        return choose(wanted, shape, device)
+    except KernelMissing as error:
+        raise ConfigError(
+            f"parallel.attention={wanted}",
+            f"no attention kernel runs here ({error})",
+            "Install it, or set parallel.attention=auto.",
+        ) from error
+
+
+def _tell(part: str, wanted: str, choice: Choice) -> None:
+    print(f"{part.replace('_', ' ')}: {choice}", flush=True)
+    if wanted == "auto" and "fa4" in choice.missing:
+        print("warning: flash-attn-4 is not there; attention of long clips is slower", flush=True)
+
+
+def _asked(config: ParallelConfig) -> Policy | None:
+    if config.recompute == "auto":
+        return None
+    return Policy(config.recompute, config.recompute_every)
+
+
+def _plan(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> Plan:
+    """The policy asked for or the cheapest that fits, with what it is expected to need."""
+    asked = _asked(config)
+    planned = recompute.plan(
+        typical.model,
+        tokens=-(-sum(typical.lengths) // config.sequence),
+        text_tokens=sum(typical.text_lengths),
+        fixed_bytes=fixed_bytes(model, config),
+        memory_bytes=torch.cuda.get_device_properties(mesh.device).total_memory,
+        policies=LADDER if asked is None else (asked,),
+    )
+    if mesh.rank == 0:
+        gib = planned.predicted_bytes / 2**30
+        print(f"recompute: {planned.policy}; {gib:.1f} GiB expected at the peak", flush=True)
+        if not planned.fits:
+            limit = planned.limit_bytes / 2**30
+            print(
+                f"warning: that is more than the {limit:.0f} GiB a plan may use: raise "
+                "parallel.sequence or parallel.zero_stage, or lower data.pack_tokens",
+                flush=True,
+            )
+    return planned
+
+
+def fixed_bytes(model: nn.Module, config: ParallelConfig) -> int:
+    """Weights, gradients, master weights, both moments and the average, as ZeRO cuts them."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    width, ranks = 2 if config.precision == "bf16" else 4, config.world_size
+    sharded = 16 * weights // ranks  # master, two moments, average: fp32
+    gradients = 4 * weights
+    if config.zero_stage == 1:
+        return sharded + gradients + 2 * width * weights
+    if config.zero_stage == 2:
+        return sharded + gradients // ranks + 2 * width * weights
+    return sharded + (gradients + width * weights) // ranks

@@ -1,0 +1,142 @@
+"""The fused kernels against plain PyTorch, run by Triton's interpreter: no GPU is needed.
+
+A program of its own, because Triton decides when it is first imported whether it interprets:
+`test_fused` starts it with TRITON_INTERPRET=1. Exits with an AssertionError where they differ.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime import interpreter
+
+from goku.config.model import ModelConfig
+from goku.nn.fused import Fused
+from goku.nn.layout import Layout
+from goku.nn.norm import LayerNorm, RMSNorm
+from goku.nn.rope import Rotation
+from goku.nn.rowwise import PLAIN, Rowwise, use
+from tests.goku.model.packs import packed, random_model, samples
+
+D, HEADS = 24, 2  # no power of two: the kernels mask
+LAYOUT = Layout.build([(1, 3, 7), (1, 1, 1), (2, 3, 3)], [1, 1, 1])
+N, S = LAYOUT.tokens, LAYOUT.segments
+
+Case = Callable[[Rowwise, dict[str, Tensor]], tuple[Tensor, ...]]
+
+
+def leaves() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    sizes = {"x": (N, D), "branch": (N, D), "bias": (D,), "vectors": (S, 3 * D), "weight": (D,)}
+    return {name: torch.randn(size, requires_grad=True) for name, size in sizes.items()}
+
+
+def rms(weight_D: Tensor) -> RMSNorm:
+    norm = RMSNorm(D)
+    norm.weight = torch.nn.Parameter(weight_D.detach())
+    return norm
+
+
+def cases() -> dict[str, Case]:
+    rotation = Rotation.build(
+        LAYOUT.position_N3, head_width=D // HEADS, theta=100.0, dtype=torch.float32
+    )
+    layer = LayerNorm(D)
+
+    def open_block(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        shift, scale, _ = given["vectors"].chunk(3, -1)
+        return rows.norm(given["x"], layer, LAYOUT, shift_SD=shift, scale_SD=scale)
+
+    def to_text(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        gate = given["vectors"].chunk(3, -1)[2]
+        norm = given["norm"]
+        return rows.add_norm(given["x"], given["branch"], norm, LAYOUT, gate_SD=gate)
+
+    def to_mlp(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        shift, scale, _ = given["vectors"].chunk(3, -1)
+        return rows.add_norm(
+            given["x"], given["branch"], given["norm"], LAYOUT, shift_SD=shift, scale_SD=scale
+        )
+
+    def all_at_once(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        shift, scale, gate = given["vectors"].chunk(3, -1)
+        return rows.add_norm(
+            given["x"], given["branch"], given["norm"], LAYOUT,
+            gate_SD=gate, shift_SD=shift, scale_SD=scale,
+        )  # fmt: skip
+
+    def close_block(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        gate = given["vectors"].chunk(3, -1)[2]
+        return (rows.add(given["x"], given["branch"], given["bias"], LAYOUT, gate_SD=gate),)
+
+    def query(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return (rows.rotate(given["x"], given["norm"], rotation, HEADS),)
+
+    def text_key(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return (rows.rotate(given["x"], given["norm"], None, HEADS),)
+
+    def gelu(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return (rows.gelu(given["x"], given["bias"]),)
+
+    found = (open_block, to_text, to_mlp, all_at_once, close_block, query, text_key, gelu)
+    return {case.__name__: case for case in found}
+
+
+def differentiated(case: Case, rows: Rowwise) -> dict[str, Tensor]:
+    given = leaves()
+    given["norm"] = rms(given["weight"])
+    outputs = case(rows, given)
+    weights = [torch.linspace(-1, 2, o.numel()).reshape(o.shape) for o in outputs]
+    sum((w * o).sum() for w, o in zip(weights, outputs, strict=True)).backward()
+    found = {f"output {i}": o.detach() for i, o in enumerate(outputs)}
+    found |= {n: t.grad for n, t in given.items() if n != "norm" and t.grad is not None}
+    if given["norm"].weight.grad is not None:
+        found["norm"] = given["norm"].weight.grad
+    return found
+
+
+def check(name: str, case: Case) -> None:
+    fused, plain = differentiated(case, Fused()), differentiated(case, PLAIN)
+    assert fused.keys() == plain.keys(), f"{name}: {fused.keys() ^ plain.keys()}"
+    for part, expected in plain.items():
+        torch.testing.assert_close(
+            fused[part], expected, rtol=1e-4, atol=1e-4, msg=lambda m, p=part: f"{name} {p}: {m}"
+        )
+
+
+def check_model() -> None:
+    """A whole model, and a pack with a segment of padding."""
+    config = ModelConfig(
+        layers=2, width=32, heads=2, text_width=24, latent_channels=3, timestep_width=10
+    )
+    found = []
+    for rows in (Fused(), PLAIN):
+        model = random_model(config, torch.float32)
+        use(model, rows)
+        velocity_NP = packed(model, samples(config), multiple=16)
+        velocity_NP.square().sum().backward()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        found.append({"velocity": velocity_NP.detach(), **grads})
+    for name, expected in found[1].items():
+        error = (found[0][name] - expected).norm() / expected.norm()
+        assert error < 1e-4, f"{name}: {error}"
+
+
+def allow_loops_over_loaded_bounds() -> None:
+    """The interpreter of Triton 3.6 takes int() of an array of one element, which numpy refuses."""
+    patch: Any = interpreter._patch_lang_tensor
+
+    def patch_more(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_more
+
+
+if __name__ == "__main__":
+    allow_loops_over_loaded_bounds()
+    for name, case in cases().items():
+        check(name, case)
+    check_model()
+    print("equal")

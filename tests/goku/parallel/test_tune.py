@@ -1,0 +1,71 @@
+"""What tuning leaves alone on a CPU, and what it refuses."""
+
+import pytest
+import torch
+
+from goku.config import ConfigError
+from goku.config.parallel import ParallelConfig
+from goku.nn.attend import native
+from goku.nn.rowwise import PLAIN
+from goku.parallel.mesh import Mesh
+from goku.parallel.tune import Typical, compiles, finish_blocks, fixed_bytes, take_kernels
+from tests.goku.model.packs import SMALL, random_model
+
+MESH = Mesh(0, 1, 1, 1, None, torch.device("cpu"))
+TYPICAL = Typical(SMALL, (6, 12), (4, 1))
+
+
+def config(**values: object) -> ParallelConfig:
+    return ParallelConfig.build({"processes_per_node": 1, **values})
+
+
+def test_a_cpu_keeps_the_plain_eager_model() -> None:
+    model = random_model(SMALL)
+    take_kernels(model, config(), TYPICAL, MESH)
+    assert finish_blocks(model, config(), TYPICAL, MESH) is None
+    for block in model.blocks:
+        assert block.rowwise is PLAIN
+        assert block.attention.attend is block.text_attention.attend is native.attend
+        assert block.forward.__func__ is type(block).forward
+
+
+def test_a_kernel_that_cannot_run_is_the_users_error() -> None:
+    with pytest.raises(ConfigError, match=r"parallel\.attention=fa3"):
+        take_kernels(random_model(SMALL), config(attention="fa3"), TYPICAL, MESH)
+
+
+def test_recomputation_is_applied_on_a_cpu_where_it_is_asked_for() -> None:
+    model = random_model(SMALL)
+    finish_blocks(model, config(recompute="full", recompute_every=2), TYPICAL, MESH)
+    changed = [block.forward.__func__ is not type(block).forward for block in model.blocks]
+    assert changed == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("values", "on_gpu", "expected"),
+    [
+        ({}, True, False),
+        ({"compile": "auto"}, True, True),
+        ({"compile": "auto"}, False, False),
+        ({"compile": "auto", "zero_stage": 3}, True, False),
+        ({"zero_stage": 3, "compile": "on"}, True, True),
+        ({"compile": "auto", "precision": "fp32"}, True, False),
+        ({"compile": "off"}, True, False),
+    ],
+)
+def test_where_blocks_are_compiled(values: dict[str, object], on_gpu: bool, expected: bool) -> None:
+    assert compiles(config(**values), on_gpu=on_gpu) is expected
+
+
+def test_compiling_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="on a GPU only"):
+        compiles(config(compile="on"), on_gpu=False)
+
+
+def test_state_is_counted_as_zero_cuts_it() -> None:
+    model = random_model(SMALL)
+    weights = sum(p.numel() for p in model.parameters())
+    two = {"processes_per_node": 2}
+    assert fixed_bytes(model, config(zero_stage=1, **two)) == (8 + 4 + 4) * weights
+    assert fixed_bytes(model, config(zero_stage=2, **two)) == (8 + 2 + 4) * weights
+    assert fixed_bytes(model, config(zero_stage=3, **two)) == (8 + 2 + 1) * weights
