@@ -22,7 +22,7 @@ from goku.contract import env
 from goku.contract.exits import EXIT_OF, Cause, Exit
 from goku.contract.lineage import die_with_parent
 from goku.contract.pod import PodDir, Verdict
-from goku.contract.rundir import Fenced, RunDir
+from goku.contract.rundir import Fenced, RunDir, Unsaved
 
 
 class Context(NamedTuple):
@@ -59,8 +59,12 @@ def launch(work: Callable[[Context], Cause]) -> NoReturn:
 
 
 def judge(error: BaseException) -> Verdict:
-    """What an exception says about the run: the user's error, out of memory, or a crash."""
+    """What an exception says about the run: given way, the user's error, out of memory, a crash."""
     text = " ".join(str(error).split())
+    if isinstance(error, Fenced):
+        return Verdict(Cause.SUPERSEDED, text)
+    if isinstance(error, Unsaved):
+        return Verdict(Cause.UNSAVED, text)
     if _is_users(error):
         return Verdict(Cause.USER_ERROR, text)
     cause = Cause.OUT_OF_MEMORY if _is_memory(error) else Cause.CRASHED
@@ -72,7 +76,7 @@ def _attempt(work: Callable[[Context], Cause], pod: PodDir, rank: int) -> Verdic
         return Verdict(work(_context(pod, rank)), "")
     except BaseException as error:
         verdict = judge(error)
-        if verdict.cause is Cause.USER_ERROR:
+        if verdict.cause in (Cause.USER_ERROR, Cause.SUPERSEDED, Cause.UNSAVED):
             print(f"goku: error: {verdict.message}", file=sys.stderr)
         else:
             traceback.print_exc()
@@ -95,11 +99,11 @@ def _is_users(error: BaseException) -> bool:
     """Whether to try again would meet the same error.
 
     A ValueError of a type that goku defines (ConfigError, StoreError, CorruptCheckpoint, ...) is
-    raised on purpose; any other ValueError is a bug. A fenced attempt gives way for good: tried
-    again it would fence its successor, and the two would take turns.
+    raised on purpose; any other ValueError is a bug. A store that is away (StoreUnavailable is an
+    OSError too) may be back by then.
     """
     ours = isinstance(error, ValueError) and type(error).__module__.startswith("goku.")
-    return ours or isinstance(error, (FileNotFoundError, Fenced))
+    return (ours and not isinstance(error, OSError)) or isinstance(error, FileNotFoundError)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -9,13 +9,14 @@ from goku.apps.entry import Context, launch
 from goku.config.sampling import SamplingConfig
 from goku.contract.exits import Cause
 from goku.contract.rundir import SAMPLES, RunDir
-from goku.contract.store import Store
+from goku.contract.store import Store, patiently
 from goku.data.video import decode, encode_mp4, encode_png
 from goku.sampling.pipeline import Pixels, Request, requests
 from goku.sampling.restore import restore
 from goku.trainer.health import Health
 
 _CRF = 12  # samples are looked at closely
+_STORE_AWAY_SECONDS = 300.0  # a sample may have cost minutes; within a step's budget of silence
 
 
 def work(context: Context) -> Cause:
@@ -51,7 +52,7 @@ def _write(run: RunDir, request: Request, pixels: Pixels, fps: float) -> str:
         name, data = f"{stem}-1.png", encode_png(pixels[0])
     else:
         name, data = f"{stem}-{request.frames}.mp4", encode_mp4(pixels, fps=fps, crf=_CRF)
-    run.store.write(f"{SAMPLES}/{name}", data)
+    patiently(lambda: run.store.write(f"{SAMPLES}/{name}", data), seconds=_STORE_AWAY_SECONDS)
     return name
 
 

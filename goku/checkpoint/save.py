@@ -1,8 +1,10 @@
 """Saving: every rank writes one file, rank 0 writes the manifest last, and that is the commit.
 
 Only descriptions travel between ranks, never tensors. Whatever goes wrong anywhere, every rank
-learns of it, nothing is committed, and training can go on. The whole save happens inside `save`:
-a saver that copies the state and writes in the background can take its place.
+learns of it, nothing is committed, and training can go on: a store that is away costs a checkpoint
+and not the run. What half a save leaves behind, the next commit's `retain` deletes. The whole save
+happens inside `save`: a saver that copies the state and writes in the background can take its
+place.
 """
 
 import time
@@ -10,25 +12,23 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from goku.checkpoint import files
 from goku.checkpoint.files import Written
 from goku.checkpoint.state import NamedPiece
 from goku.contract.manifest import Manifest, Piece, TensorEntry, coverage_gaps
 from goku.contract.rundir import Fenced, RunDir
+from goku.contract.store import StoreError, StoreUnavailable
 from goku.parallel.mesh import Mesh
 
 
 class SaveFailed(RuntimeError):
-    """A checkpoint that was not committed; raised on every rank alike.
+    """A checkpoint that was not committed; raised on every rank alike. A later one may be."""
 
-    `fenced` tells that a newer attempt has taken over: this one can never save again.
-    """
-
-    def __init__(self, step: int, cause: str, *, fenced: bool) -> None:
+    def __init__(self, step: int, cause: str) -> None:
         super().__init__(f"step {step} was not saved: {cause}")
-        self.step, self.cause, self.fenced = step, cause, fenced
+        self.step, self.cause = step, cause
 
 
 class Saved(NamedTuple):
@@ -43,6 +43,7 @@ class _Failure(NamedTuple):
     """What went wrong on one rank."""
 
     cause: str
+    away: bool = False  # the store: it would not answer a request to clear up either
     fenced: bool = False
 
 
@@ -73,7 +74,8 @@ class Saver:
     ) -> Saved:
         """Write, commit, delete what is no longer kept. Collective.
 
-        Raises SaveFailed on every rank if any rank fails or a newer attempt has begun.
+        Raises on every rank alike: SaveFailed if any rank fails, Fenced if a newer attempt has
+        begun and this one can never save again.
         """
         began = time.monotonic()
         parts = self._mesh.gather(self._write(pieces, step))
@@ -82,8 +84,7 @@ class Saver:
             outcome = self._commit(parts, step, samples_seen, optimizer_steps)
         outcome = self._mesh.broadcast(outcome)
         if isinstance(outcome, _Failure):
-            self._discard(step)
-            raise SaveFailed(step, outcome.cause, fenced=outcome.fenced)
+            self._give_up(step, outcome)
         seconds = time.monotonic() - began
         return Saved(nbytes=outcome, stall_seconds=seconds, persist_seconds=seconds)
 
@@ -91,7 +92,7 @@ class Saver:
         try:
             return files.write(self._run.checkpoint(step), self._file, pieces)
         except Exception as error:  # the other ranks wait to hear of it
-            return _Failure(f"rank {self._mesh.rank}: {type(error).__name__}: {error}")
+            return _failure(f"rank {self._mesh.rank}", error)
 
     def _commit(
         self,
@@ -122,7 +123,7 @@ class Saver:
         except Fenced as error:
             return _Failure(str(error), fenced=True)
         except Exception as error:
-            return _Failure(f"the manifest: {type(error).__name__}: {error}")
+            return _failure("the manifest", error)
         self._retain()
         return manifest.nbytes
 
@@ -130,13 +131,22 @@ class Saver:
         """Delete old checkpoints. The new one is durable: failing here must not undo that."""
         try:
             self._run.retain(self._keep)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             warnings.warn(f"{self._run.uri}: old checkpoints stay ({error})", stacklevel=2)
 
-    def _discard(self, step: int) -> None:
-        """Free the space: on a full disk the next save needs it."""
-        with suppress(OSError):
-            self._run.checkpoint(step).delete(self._file)
+    def _give_up(self, step: int, failure: _Failure) -> NoReturn:
+        """Free the space, for on a full disk the next save needs it, and raise."""
+        if not failure.away:
+            with suppress(OSError, StoreError):
+                self._run.checkpoint(step).delete(self._file)
+        if failure.fenced:
+            raise Fenced(failure.cause)
+        raise SaveFailed(step, failure.cause)
+
+
+def _failure(where: str, error: Exception) -> _Failure:
+    away = isinstance(error, StoreUnavailable)
+    return _Failure(f"{where}: {type(error).__name__}: {error}", away=away)
 
 
 def _merge(parts: Iterable[Written]) -> dict[str, TensorEntry]:

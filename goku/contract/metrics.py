@@ -64,6 +64,9 @@ DURABLE_AT = Metric(
     "goku_checkpoint_last_durable_timestamp_seconds", "gauge", "Unix time of the last commit"
 )
 CHECKPOINT_FAILURES = Metric("goku_checkpoint_failures_total", "counter", "Saves that failed")
+CHECKPOINT_PENDING = Metric(
+    "goku_checkpoint_consecutive_failures", "gauge", "Saves that failed since the last commit"
+)
 RESTORE_SECONDS = Metric("goku_restore_seconds", "gauge", "Seconds this attempt took to restore")
 GPU_MEMORY = Metric("goku_gpu_memory_peak_bytes", "gauge", "Peak memory allocated on rank 0's GPU")
 GPU_UTILIZATION = Metric(

@@ -4,24 +4,28 @@
     attempts/0001.json                the ledger, one record an attempt
     fence                             the attempt that may commit
     checkpoints/step-00000020/        payload files, then manifest.json: that write is the commit
-    LATEST                            step and manifest digest: a hint for people and tools
+    LATEST                            attempt, step and manifest digest: a hint for people and tools
     metrics/ logs/ samples/           per attempt
     clips/ latents/                   what curate and encode runs make
 
 The latest checkpoint is never the highest folder: it is the newest step whose manifest exists,
 parses, and lists files that are there with the right size.
+
+Whatever two attempts may both write (run.json, fence, manifests, LATEST) is changed by
+compare-and-swap and only ever moves to the newer attempt, however late an older one wakes up.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
 from goku.contract import manifest as manifests
 from goku.contract.manifest import CorruptCheckpoint, Manifest
-from goku.contract.store import Store
+from goku.contract.store import Store, StoreError
 
 CLIPS, LATENTS, SAMPLES, METRICS, LOGS = "clips", "latents", "samples", "metrics", "logs"
 _RUN, _LATEST, _FENCE = "run.json", "LATEST", "fence"
@@ -29,6 +33,10 @@ _RUN, _LATEST, _FENCE = "run.json", "LATEST", "fence"
 
 class Fenced(RuntimeError):
     """A newer attempt of this run has begun: this one may not commit any more."""
+
+
+class Unsaved(RuntimeError):
+    """Asked to stop, and the state since the last checkpoint could not be saved. Says why."""
 
 
 def locate(store: str, reference: str) -> str:
@@ -74,15 +82,20 @@ class RunDir:
     def reshape(self, config: RunConfig) -> None:
         """Replace the configuration by one that computes the same, on another world.
 
-        Raises ConfigError if it computes something else.
+        Raises ConfigError if it computes something else, FileNotFoundError without a run.
         """
-        record = json.loads(self.store.read(_RUN))
-        if self.config().digest() != config.digest():
+        self.store.change(_RUN, lambda old: self._reshaped(old, config))
+
+    def _reshaped(self, old: bytes | None, config: RunConfig) -> bytes:
+        if old is None:
+            raise FileNotFoundError(f"{self.uri}: there is no such run")
+        record = json.loads(old)
+        if RunConfig.build(record["config"]).digest() != config.digest():
             raise ConfigError(
                 f"run {self.name!r}", "a run that exists keeps what it computes", "Launch another."
             )
         record["config"] = config.model_dump(mode="json")
-        self.store.write(_RUN, json.dumps(record, indent=2).encode())
+        return json.dumps(record, indent=2).encode()
 
     def config(self) -> RunConfig:
         """The frozen configuration. Raises FileNotFoundError if there is no such run."""
@@ -131,9 +144,22 @@ class RunDir:
         """
         self.check_fence(manifest.attempt)
         data = manifest.encode()
-        self.checkpoint(manifest.step).write(manifests.NAME, data)
-        pointer = {"step": manifest.step, "manifest_sha256": hashlib.sha256(data).hexdigest()}
-        self.store.write(_LATEST, json.dumps(pointer).encode())
+        self.checkpoint(manifest.step).change(
+            manifests.NAME, lambda old: self._committed(old, manifest.attempt, data)
+        )
+        # The checkpoint exists by now: a hint that cannot be written must not undo that.
+        with suppress(OSError, StoreError):
+            self.store.change(_LATEST, lambda old: _pointed(old, manifest, data))
+
+    def _committed(self, old: bytes | None, attempt: int, data: bytes) -> bytes:
+        """The manifest to write: a newer attempt's stays, even if it came after the fence."""
+        try:
+            holder = Manifest.decode(old).attempt if old else attempt
+        except CorruptCheckpoint:
+            holder = attempt
+        if holder > attempt:
+            raise self._fenced(attempt, holder)
+        return data
 
     def retain(self, keep: int) -> list[int]:
         """Delete all but the `keep` newest complete checkpoints, and older half-written ones.
@@ -151,11 +177,36 @@ class RunDir:
 
     def raise_fence(self, attempt: int) -> None:
         """From now on no attempt before `attempt` may commit. A fence is never lowered."""
-        if not self.store.exists(_FENCE) or int(self.store.read(_FENCE)) < attempt:
-            self.store.write(_FENCE, str(attempt).encode())
+        self.store.change(
+            _FENCE, lambda old: None if old and int(old) >= attempt else str(attempt).encode()
+        )
 
     def check_fence(self, attempt: int) -> None:
         """Raise Fenced unless `attempt` is the one that may commit."""
-        holder = int(self.store.read(_FENCE)) if self.store.exists(_FENCE) else attempt
+        try:
+            holder = int(self.store.read(_FENCE))
+        except FileNotFoundError:
+            return
         if holder != attempt:
-            raise Fenced(f"attempt {attempt} of {self.name}: attempt {holder} has taken over")
+            raise self._fenced(attempt, holder)
+
+    def _fenced(self, attempt: int, holder: int) -> Fenced:
+        return Fenced(f"attempt {attempt} of {self.name}: attempt {holder} has taken over")
+
+
+def _pointed(old: bytes | None, manifest: Manifest, data: bytes) -> bytes | None:
+    """LATEST after a commit, or None to leave it: it never goes back to an older attempt."""
+    try:
+        held = json.loads(old or b"{}")
+        newer = (held.get("attempt", 0), held.get("step", 0)) > (manifest.attempt, manifest.step)
+    except (ValueError, AttributeError, TypeError):  # it is a hint, and nothing depends on it
+        newer = False
+    if newer:
+        return None
+    return json.dumps(
+        {
+            "attempt": manifest.attempt,
+            "step": manifest.step,
+            "manifest_sha256": hashlib.sha256(data).hexdigest(),
+        }
+    ).encode()

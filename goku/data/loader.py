@@ -16,6 +16,7 @@ from torch import Tensor
 
 from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
+from goku.contract.store import patiently
 from goku.data import packing
 from goku.data.encoding import Sample
 from goku.data.packing import Pack
@@ -25,6 +26,10 @@ from goku.data.source import Entry, Source
 from goku.data.stream import Stream, kinds, unit
 from goku.nn.layout import Layout
 from goku.nn.patch import patchify
+
+# How long training waits for samples while the store is away. Half of a step's budget of silence:
+# beyond that the attempt would be ended as hung.
+_STORE_AWAY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Loader:
     def validation(self) -> list[Batch]:
         """The held-out samples, one to a pack, with captions: the same on every call and rank."""
         return [
-            self._batch([self._source.load(index, caption=True)], (ordinal,))
+            self._batch([self._load(index, caption=True)], (ordinal,))
             for ordinal, index in enumerate(self._held)
         ]
 
@@ -136,10 +141,14 @@ class Loader:
 
     def _train(self, pack: Pack) -> Batch:
         samples = [
-            self._source.load(self._index(ordinal), caption=self._captioned(ordinal))
-            for ordinal in pack
+            self._load(self._index(ordinal), caption=self._captioned(ordinal)) for ordinal in pack
         ]
         return self._batch(samples, pack)
+
+    def _load(self, index: int, *, caption: bool) -> Sample:
+        return patiently(
+            lambda: self._source.load(index, caption=caption), seconds=_STORE_AWAY_SECONDS
+        )
 
     def _captioned(self, ordinal: int) -> bool:
         return unit("caption", self._config.seed, ordinal) >= self._config.caption_dropout

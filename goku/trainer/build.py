@@ -26,6 +26,7 @@ from goku.model.flops import step_flops
 from goku.parallel.apply import parallelize
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
+from goku.parallel.tune import Typical
 from goku.text.encoder import TextEncoder
 from goku.trainer.clock import Clock
 from goku.trainer.ema import Ema
@@ -104,7 +105,23 @@ def _source(config: RunConfig, mesh: Mesh) -> Source:
 
 def _engine(config: RunConfig, mesh: Mesh) -> Engine:
     model = init.build(config.model, seed=config.training.seed, device=mesh.device)
-    return parallelize(model, config.parallel, config.training, mesh, config.micro_batches)
+    return parallelize(
+        model,
+        config.parallel,
+        config.training,
+        mesh,
+        config.micro_batches,
+        typical=_typical(config),
+    )
+
+
+def _typical(config: RunConfig) -> Typical:
+    """The run's largest samples, as many as a pack holds, and images in what they leave."""
+    clip, room = config.sample_tokens, config.data.pack_tokens
+    image = clip // config.data.latent_shape[0]
+    clips, images = room // clip, room % clip // image
+    lengths = (clip,) * clips + (image,) * images
+    return Typical(config.model, lengths, (config.text.max_tokens,) * len(lengths))
 
 
 def _restore(
@@ -123,6 +140,8 @@ def _restore(
             _begin_from(config.training.init_from, config, engine, ema, mesh)
     if report is not None:
         report.set(metrics.RESTORE_SECONDS, time.monotonic() - started)
+        if manifest is not None:
+            report.durable(manifest.step, at=manifest.created_at)
         print(_origin(run, config, position), flush=True)
     return position
 

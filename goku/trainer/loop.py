@@ -18,7 +18,9 @@ from goku.config.training import TrainingConfig
 from goku.contract import metrics
 from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
+from goku.contract.rundir import Unsaved
 from goku.data.loader import Loader, StepBatch
+from goku.parallel.compile import graphs
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
 from goku.trainer.clock import Clock
@@ -28,6 +30,9 @@ from goku.trainer.health import Health
 from goku.trainer.objective import Objective
 from goku.trainer.optim import learning_rate
 from goku.trainer.report import Report
+
+# A save that no later one can make up for is tried again, for a store that is away a moment.
+_LAST_TRIES, _LAST_PAUSE_SECONDS = 3, 5.0
 
 
 @dataclass
@@ -56,7 +61,7 @@ class Trainer:
     health: Health
     clock: Clock
     report: Report | None  # rank 0 only
-    save: Callable[[Position], Saved]  # raises SaveFailed on every rank alike
+    save: Callable[[Position], Saved]  # raises SaveFailed or Fenced, on every rank alike
     flops: Callable[[StepBatch], int]  # of one data rank's part of a step
     highest_step: int  # of all earlier attempts: steps up to it are done again
 
@@ -70,7 +75,11 @@ class Trainer:
 
 
 def train(trainer: Trainer) -> Cause:
-    """Train to the last step or to a stop request; the state is durable when this returns."""
+    """Train to the last step or to a stop request; the state is durable when this returns.
+
+    A periodic save that fails is counted and made up for by the next. Raises Unsaved if the save
+    after a stop request fails, SaveFailed if the one after the last step does, and Fenced.
+    """
     position, config = trainer.position, trainer.config
     steps = iter(trainer.loader.steps(position.samples_seen))
     nonfinite = 0
@@ -100,18 +109,19 @@ def train(trainer: Trainer) -> Cause:
             "learning_rate": rate,
             "step_seconds": time.perf_counter() - started,
             "samples_seen": float(position.samples_seen),
+            "compiled_graphs": float(graphs()),
         }
         _tell(trainer, batch, row)
         _check_finite(trainer, nonfinite)
         _periodic(trainer)
-    _save(trainer, final=True)
+    _save_last(trainer)
     return Cause.DONE
 
 
 def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
     """All micro-batches of a step; the mean loss over the step's samples, None to stop instead."""
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=mesh.device)  # read once, in the end
     for index, pack in enumerate(batch.packs):
         if index and mesh.any(trainer.health.stop_requested()):
             return None
@@ -119,10 +129,10 @@ def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
         losses = trainer.objective.losses(trainer.engine.module, pack, t_S).sum()
         # The engine averages over packs and ranks; what counts is the mean over samples.
         trainer.engine.backward(losses * (packs * mesh.sequence / batch.samples))
-        total += losses.detach().double().cpu()
+        total += losses.detach()
         if trainer.report is not None:
             trainer.report.drew(t_S)
-    return float(mesh.sum(total)) / batch.samples
+    return float(mesh.sum(total.cpu())) / batch.samples
 
 
 def _step_class(trainer: Trainer) -> TimeClass:
@@ -180,27 +190,39 @@ def _validate(trainer: Trainer) -> None:
     print(f"step {trainer.position.step}  validation loss: {text}", flush=True)
 
 
-def _save(trainer: Trainer, *, final: bool = False) -> None:
-    """Save; a failed save costs the checkpoint, not the run, unless there is no later one."""
+def _save(trainer: Trainer) -> SaveFailed | None:
+    """Save, or say why not: a failed save costs the checkpoint, not the run."""
     trainer.clock.enter(TimeClass.CHECKPOINT_STALL)
     trainer.health.section("save")
     try:
         saved = trainer.save(trainer.position)
-    except SaveFailed as error:
+    except SaveFailed as failure:
         if trainer.report is not None:
-            trainer.report.add(metrics.CHECKPOINT_FAILURES)
-            print(f"warning: {error}; training goes on", flush=True)
-        if final or error.fenced:
-            raise
-        return
+            trainer.report.unsaved(failure)
+        return failure
     trainer.position.durable_step = trainer.position.step
     trainer.health.durable(trainer.position.step)
     if trainer.report is not None:
         trainer.report.saved(trainer.position.step, saved)
+    return None
+
+
+def _save_last(trainer: Trainer) -> None:
+    """Save where no later save will come. Raises the last SaveFailed."""
+    for tries_left in reversed(range(_LAST_TRIES)):
+        failure = _save(trainer)
+        if failure is None:
+            return
+        if not tries_left:
+            raise failure
+        time.sleep(_LAST_PAUSE_SECONDS)
 
 
 def _leave(trainer: Trainer) -> Cause:
     """Save what is not yet durable, and yield."""
     if trainer.position.durable_step != trainer.position.step:
-        _save(trainer, final=True)
+        try:
+            _save_last(trainer)
+        except SaveFailed as failure:
+            raise Unsaved(f"asked to stop, but {failure}") from failure
     return Cause.YIELDED

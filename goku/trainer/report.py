@@ -17,14 +17,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import CounterMetricFamily
 from torch import Tensor
 
-from goku.checkpoint.save import Saved
+from goku.checkpoint.save import Saved, SaveFailed
 from goku.contract import metrics
 from goku.contract.metrics import LABELS, Metric
 from goku.contract.rundir import METRICS, RunDir
-from goku.contract.store import StoreError
 from goku.trainer.clock import Clock
+from goku.trainer.courier import Courier
 
 _FLUSH_SECONDS = 10.0
+_LAST_FLUSH_SECONDS = 20.0  # to wait for the store in the end
 _BINS = 20  # of the histogram of t over [0, 1]
 
 
@@ -48,7 +49,7 @@ class Report:
     def __init__(
         self, run: RunDir, clock: Clock, *, stage: str, attempt: int, target_step: int
     ) -> None:
-        self._run, self._clock, self._attempt = run, clock, attempt
+        self._courier, self._attempt = Courier(run.store), attempt
         self._labels = {"run": run.name, "stage": stage, "attempt": str(attempt)}
         self._registry = CollectorRegistry()
         self._registry.register(_TimeClasses(clock, self._labels))
@@ -62,6 +63,7 @@ class Report:
         self._rows: list[dict[str, float]] = []
         self._times = [0] * _BINS
         self._flushed_at = time.monotonic()
+        self._failed_saves = 0  # since the last commit
         self.set(metrics.TARGET_STEP, target_step)
 
     def serve(self, port: int) -> int:
@@ -105,8 +107,7 @@ class Report:
 
     def saved(self, step: int, saved: Saved) -> None:
         """A checkpoint of `step` is durable."""
-        self.set(metrics.DURABLE_STEP, step)
-        self.set(metrics.DURABLE_AT, time.time())
+        self.durable(step, at=time.time())
         self.set(metrics.CHECKPOINT_BYTES, saved.nbytes)
         self.set(metrics.CHECKPOINT_STALL, saved.stall_seconds)
         self.set(metrics.CHECKPOINT_PERSIST, saved.persist_seconds)
@@ -115,6 +116,20 @@ class Report:
             f"training waited {saved.stall_seconds:.2f} s",
             flush=True,
         )
+
+    def durable(self, step: int, *, at: float) -> None:
+        """The newest checkpoint is of `step` and was committed `at` (unix seconds)."""
+        self.set(metrics.DURABLE_STEP, step)
+        self.set(metrics.DURABLE_AT, at)
+        self._failed_saves = 0
+        self.set(metrics.CHECKPOINT_PENDING, 0)
+
+    def unsaved(self, failure: SaveFailed) -> None:
+        """A save has failed: whoever looks must see it, for training shows no other sign of it."""
+        self._failed_saves += 1
+        self.add(metrics.CHECKPOINT_FAILURES)
+        self.set(metrics.CHECKPOINT_PENDING, self._failed_saves)
+        print(f"warning: {failure} ({self._failed_saves} in a row)", flush=True)
 
     def drew(self, t_S: Tensor) -> None:
         """Count rank 0's timesteps: the histogram is stored with the run."""
@@ -142,7 +157,10 @@ class Report:
             self._rows[-1].update(values)
 
     def flush(self, *, force: bool = False) -> None:
-        """Write the rows to the store if ten seconds have passed; a failing store costs nothing."""
+        """Have the rows written if ten seconds have passed; `force` waits for it, within a limit.
+
+        A store that fails costs neither training nor the rows: they are tried again.
+        """
         now = time.monotonic()
         if not self._rows or not (force or now - self._flushed_at > _FLUSH_SECONDS):
             return
@@ -150,11 +168,10 @@ class Report:
         text = "".join(json.dumps(_finite(row)) + "\n" for row in self._rows)
         times = json.dumps({"bins": _BINS, "range": [0, 1], "counts": self._times})
         stem = f"{METRICS}/attempt-{self._attempt:04d}"
-        try:
-            self._run.store.write(f"{stem}.jsonl", text.encode())
-            self._run.store.write(f"{stem}-timesteps.json", times.encode())
-        except (StoreError, OSError) as error:
-            print(f"warning: metrics are not written ({error}); training goes on", flush=True)
+        self._courier.send(f"{stem}.jsonl", text.encode())
+        self._courier.send(f"{stem}-timesteps.json", times.encode())
+        if force:
+            self._courier.drain(seconds=_LAST_FLUSH_SECONDS)
 
     def _described(self, metric: Metric) -> dict[str, Any]:
         return {

@@ -14,8 +14,8 @@ from goku.contract.exits import Cause, Exit
 from goku.contract.lineage import PARENT
 from goku.contract.manifest import CorruptCheckpoint
 from goku.contract.pod import PodDir
-from goku.contract.rundir import Fenced, RunDir
-from goku.contract.store import StoreError
+from goku.contract.rundir import Fenced, RunDir, Unsaved
+from goku.contract.store import StoreError, StoreUnavailable
 
 APP = """
 import atexit, os, sys
@@ -46,11 +46,16 @@ def test_only_errors_meant_for_the_user_are_the_users() -> None:
         CorruptCheckpoint("c"),
         Deliberate("broken.mp4"),
         FileNotFoundError("weights"),
-        Fenced("taken over"),
     ):
         assert judge(error).cause is Cause.USER_ERROR
+    assert judge(Fenced("taken over")).cause is Cause.SUPERSEDED
     for bug in (ValueError("shape"), RuntimeError("gloo"), KeyError("x"), SystemExit(3)):
         assert judge(bug).cause is Cause.CRASHED
+
+
+def test_a_store_that_is_away_is_nobodys_error_and_never_a_good_end() -> None:
+    assert judge(StoreUnavailable("away")).cause is Cause.CRASHED  # retried
+    assert judge(Unsaved("asked to stop, but away")).cause is Cause.UNSAVED
 
 
 def test_memory_is_known_by_name() -> None:

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from goku.config import ConfigError, RunConfig
 from goku.config.presets import build
 from goku.contract.manifest import FileEntry, Manifest
 from goku.contract.rundir import Fenced, RunDir, locate
+from goku.contract.store import StoreUnavailable
 
 PAYLOAD = b"weights"
 
@@ -82,11 +87,12 @@ def test_a_step_that_was_broken_can_be_saved_again(run: RunDir) -> None:
     assert run.latest() == again
 
 
-def test_latest_is_a_hint_that_names_step_and_manifest(run: RunDir) -> None:
+def test_latest_is_a_hint_that_names_attempt_step_and_manifest(run: RunDir) -> None:
     save(run, 10)
     hint = json.loads(run.store.read("LATEST"))
     manifest = run.checkpoint(10).read("manifest.json")
-    assert hint == {"step": 10, "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+    digest = hashlib.sha256(manifest).hexdigest()
+    assert hint == {"attempt": 1, "step": 10, "manifest_sha256": digest}
     run.store.write("LATEST", b"nonsense")
     assert run.latest() == saved(10)
 
@@ -100,6 +106,58 @@ def test_a_zombie_may_not_commit(run: RunDir) -> None:
     assert run.latest() == saved(10)
     run.raise_fence(1)  # arrives late: the fence stays where it is
     assert save(run, 20, attempt=2) == run.latest()
+
+
+def test_latest_never_goes_back_to_an_older_attempt(run: RunDir) -> None:
+    """A zombie that passed the fence before its successor raised it, and then slept."""
+    save(run, 30, attempt=1)
+    save(run, 20, attempt=2)  # went on from an earlier step: attempt 1's last was broken
+    assert json.loads(run.store.read("LATEST"))["step"] == 20
+    save(run, 40, attempt=1)
+    assert json.loads(run.store.read("LATEST"))["step"] == 20
+    save(run, 50, attempt=2)
+    assert json.loads(run.store.read("LATEST"))["step"] == 50
+
+
+def test_a_late_manifest_does_not_take_a_newer_attempts_place(run: RunDir) -> None:
+    newer = save(run, 20, attempt=2, file="attempt-2")
+    with pytest.raises(Fenced, match="attempt 2 has taken over"):
+        save(run, 20, attempt=1, file="attempt-1")
+    assert run.latest() == newer
+
+
+def test_a_checkpoint_counts_though_the_hint_cannot_be_written(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.store, "change", refuse)
+    assert save(run, 10) == run.latest()
+    assert not run.store.exists("LATEST")
+
+
+def refuse(*_: object) -> None:
+    raise StoreUnavailable("away")
+
+
+@settings(max_examples=20, deadline=None)
+@given(attempts=st.lists(st.integers(1, 99), min_size=1, max_size=6))
+def test_a_fence_ends_at_the_highest_whoever_comes_when(attempts: list[int]) -> None:
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(len(attempts)) as pool:
+        list(pool.map(RunDir(folder).raise_fence, attempts))
+        RunDir(folder).check_fence(max(attempts))
+        for attempt in set(attempts) - {max(attempts)}:
+            with pytest.raises(Fenced):
+                RunDir(folder).check_fence(attempt)
+
+
+def test_two_that_reshape_at_once_leave_a_whole_record(run: RunDir) -> None:
+    run.freeze(config(), "v1")
+    shapes = [config(parallel={"nodes": n, "processes_per_node": 1}) for n in (1, 2)]
+    with ThreadPoolExecutor(len(shapes)) as pool:
+        list(pool.map(run.reshape, shapes))
+    assert run.config() in shapes
+    assert json.loads(run.store.read("run.json"))["code_version"] == "v1"
+    with pytest.raises(FileNotFoundError):
+        RunDir(f"{run.uri}-2").reshape(config())
 
 
 def test_retention_keeps_the_newest_complete_ones(run: RunDir) -> None:

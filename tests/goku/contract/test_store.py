@@ -1,104 +1,46 @@
-"""The store: three kinds of write, on a local folder and on an in-memory object store."""
+"""The store on a local folder and in memory, and what is peculiar to a folder."""
 
 import multiprocessing
-import threading
+import subprocess
+import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goku.contract.store import Store, StoreError
+from goku.contract.store import Store, StoreError, StoreUnavailable, driver, patiently
+from goku.contract.store.local import Folder
+from tests.store_promises import StorePromises
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "local":
-        yield Store(str(tmp_path / "store"))
-        return
-    store = Store(f"memory://{uuid.uuid4().hex}")
-    yield store
-    store.delete("")
+class TestLocal(StorePromises):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return Store(str(tmp_path / "store"))
 
 
-def test_what_is_written_is_read_back_and_listed(store: Store) -> None:
-    store.write("a/b/data", b"0123456789")
-    store.write("a/b/data", b"9876543210")
-    store.write("a/more", b"")
-    assert store.read("a/b/data") == b"9876543210"
-    assert store.read_range("a/b/data", 2, 5) == b"765"
-    assert store.size("a/b/data") == 10
-    assert store.size("a/more") == 0
-    assert store.list("a") == ["b", "more"]
-    assert store.child("a").walk() == ["b/data", "more"]
-    with store.reader("a/b/data") as stream:
-        stream.seek(8)
-        assert stream.read() == b"10"
+class TestMemory(StorePromises):
+    @pytest.fixture
+    def store(self) -> Iterator[Store]:
+        store = Store(f"memory://{uuid.uuid4().hex}")
+        yield store
+        store.delete("")
 
 
-def test_what_is_not_there_is_said_so(store: Store) -> None:
-    assert not store.exists("nothing")
-    assert store.size("nothing") is None
-    assert store.list("nothing") == []
-    store.delete("nothing")
-    with pytest.raises(FileNotFoundError):
-        store.read("nothing")
-
-
-def test_a_deleted_folder_is_gone_with_all_below(store: Store) -> None:
-    store.write("run/a", b"1")
-    store.write("run/b/c", b"2")
-    store.write("other", b"3")
-    store.delete("run")
-    assert store.list() == ["other"]
-
-
-def test_create_never_replaces(store: Store) -> None:
-    assert store.create("once", b"first")
-    assert not store.create("once", b"second")
-    assert store.read("once") == b"first"
-
-
-def break_off(store: Store, name: str) -> None:
-    with store.writer(name) as stream:
-        stream.write(b"half of the new")
-        raise RuntimeError("killed")
-
-
-def test_a_stream_that_breaks_off_leaves_nothing(store: Store) -> None:
-    store.write("kept", b"old")
-    for name in ("kept", "fresh"):
-        with pytest.raises(RuntimeError, match="killed"):
-            break_off(store, name)
-    assert store.read("kept") == b"old"
-    assert store.list() == ["kept"]
-
-
-def test_streams_do_not_disturb_one_another(store: Store) -> None:
-    """A row of metrics is written while a checkpoint is; one of two streams breaks off."""
-    with store.writer("outer") as outer:
-        outer.write(b"one ")
-        with pytest.raises(RuntimeError):
-            break_off(store, "broken")
-        with store.writer("inner") as inner:
-            inner.write(b"within")
-        assert store.read("inner") == b"within"
-        store.write("small", b"row")
-        assert store.create("created", b"record")
-        outer.write(b"two")
-        assert not store.exists("outer")
-    assert store.read("outer") == b"one two"
-    assert store.list() == ["created", "inner", "outer", "small"]
-
-
-def test_partial_files_are_never_listed(tmp_path: Path) -> None:
+def test_partial_and_lock_files_are_never_listed(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with store.writer("big") as stream:
         stream.write(b"x")
         assert store.list() == []
         assert store.walk() == []
+    store.change("pointer", lambda _: b"1")
+    store.change("pointer", lambda _: b"2")
+    assert store.walk() == store.list() == ["big", "pointer"]
 
 
 @settings(max_examples=25, deadline=None)
@@ -110,36 +52,21 @@ def test_a_range_is_a_slice(data: bytes, cuts: tuple[int, int]) -> None:
     assert store.read_range("data", start, end) == data[start:end]
 
 
-def test_of_many_threads_one_creates(tmp_path: Path) -> None:
-    winners: list[int] = []
-    barrier = threading.Barrier(8)
-
-    def create(number: int) -> None:
-        barrier.wait()
-        if Store(str(tmp_path)).create("prize", str(number).encode()):
-            winners.append(number)
-
-    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(winners) == 1
-    assert Store(str(tmp_path)).read("prize") == str(winners[0]).encode()
-    assert Store(str(tmp_path)).list() == ["prize"]
-
-
-def _create_many(uri: str, own: str, queue: "multiprocessing.Queue[list[str]]") -> None:
-    store = Store(uri)
-    queue.put([name for name in map(str, range(50)) if store.create(name, own.encode())])
+def _create_and_count(uri: str, own: str, queue: "multiprocessing.Queue[list[str]]") -> None:
+    store, won = Store(uri), []
+    for name in map(str, range(50)):
+        if store.create(name, own.encode()):
+            won.append(name)
+        store.change("counter", lambda old: str(int(old or 0) + 1).encode())
+    queue.put(won)
 
 
 @pytest.mark.slow
-def test_of_many_processes_one_creates_each(tmp_path: Path) -> None:
+def test_processes_neither_share_a_name_nor_lose_a_change(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     queue: multiprocessing.Queue[list[str]] = context.Queue()
     processes = [
-        context.Process(target=_create_many, args=(str(tmp_path), str(number), queue))
+        context.Process(target=_create_and_count, args=(str(tmp_path), str(number), queue))
         for number in range(3)
     ]
     for process in processes:
@@ -148,19 +75,112 @@ def test_of_many_processes_one_creates_each(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert won == sorted(map(str, range(50)))
+    assert Store(str(tmp_path)).read("counter") == b"150"
+
+
+KILLED_WITH_THE_LOCK = """
+import os, signal, sys
+from pathlib import Path
+from goku.contract.store.local import _locked
+with _locked(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("pointer", b"1")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITH_THE_LOCK, str(tmp_path)])
+    assert killed.returncode == -9
+    store.change("pointer", lambda _: b"2")
+    assert store.read("pointer") == b"2"
 
 
 def test_a_store_that_cannot_be_opened_or_written_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot be opened.*driver"):
         Store("nonsense://bucket")
+    with pytest.raises(StoreError, match=r"names no bucket.*s3://<bucket>"):
+        Store("s3://")
     (tmp_path / "file").write_bytes(b"")
     blocked = Store(str(tmp_path / "file" / "below"))
     with pytest.raises(StoreError, match="cannot be written"):
         blocked.check_writable()
-    with pytest.raises(StoreError, match="cannot be written"):
-        blocked.write("name", b"")
+    for write in (blocked.write, blocked.create):
+        with pytest.raises(StoreError, match="cannot be written"):
+            write("name", b"")
 
 
-def test_a_writable_store_is_left_as_it_was(store: Store) -> None:
-    store.check_writable()
+def test_a_folder_is_named_by_path_or_by_uri(tmp_path: Path) -> None:
+    Store(f"file://{tmp_path}/").write("a", b"1")
+    assert Store(str(tmp_path)).read("a") == b"1"
+    assert Store(f"{tmp_path}/").child("b").local_path("c") == tmp_path / "b/c"
+    assert Store("memory://x").local_path() is None
+
+
+def test_a_store_that_ignores_conditions_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an S3 server that does not know If-None-Match, or If-Match, would do."""
+
+    def put(self: Folder, name: str, data: bytes, *_: Any) -> bool:
+        self.write(name, data)
+        return True
+
+    store = Store(str(tmp_path))
+    monkeypatch.setattr(Folder, "swap", put)
+    with pytest.raises(StoreError, match=r"replace a version only once \(If-Match\)"):
+        store.check_writable()
+    monkeypatch.setattr(Folder, "create", put)
+    with pytest.raises(StoreError, match=r"create a name only once \(If-None-Match: \*\)"):
+        store.check_writable()
     assert store.list() == []
+
+
+def test_a_store_whose_conditions_never_hold_is_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    store.write("pointer", b"1")
+    monkeypatch.setattr(Folder, "swap", lambda *_: False)
+    with pytest.raises(StoreError, match="conditional writes are broken"):
+        store.change("pointer", lambda _: b"2")
+
+
+def test_a_driver_without_compare_and_swap_says_so_once() -> None:
+    driver._warn_of_the_gap.cache_clear()
+    with pytest.warns(UserWarning, match="gs:// has no compare-and-swap"):
+        driver._warn_of_the_gap("gs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        driver._warn_of_the_gap("gs")
+
+
+def test_patience_ends_with_the_time_and_waits_only_for_a_store_that_is_away() -> None:
+    answers: list[Exception] = [StoreUnavailable("away")]
+
+    def work() -> str:
+        if answers:
+            raise answers.pop()
+        return "done"
+
+    assert patiently(work, seconds=10) == "done"
+    answers = [StoreUnavailable("still away")]
+    with pytest.raises(StoreUnavailable, match="still away"):
+        patiently(work, seconds=0)
+    answers = [StoreError("refused")]
+    with pytest.raises(StoreError, match="refused"):
+        patiently(work, seconds=10)
+
+
+def test_away_is_both_a_store_error_and_an_os_error() -> None:
+    """What may pass is an OSError, as a full disk is; what is refused for good is not."""
+    assert isinstance(StoreUnavailable("s3://b: away"), OSError)
+    assert str(StoreUnavailable("s3://b: away")) == "s3://b: away"
+    assert not isinstance(StoreError("no"), OSError)
+
+
+def test_a_local_store_loads_no_driver() -> None:
+    """The command line must answer at once: boto3 and fsspec take half a second."""
+    code = "import sys; from goku.contract.store import Store; Store('.'); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"boto3", "botocore", "fsspec"} & set(out.stdout.split())

@@ -51,7 +51,7 @@ def encode(store: Path) -> None:
     cache.complete()
 
 
-def configure(store: Path, name: str, *settings: str) -> RunConfig:
+def configure(store: Path | str, name: str, *settings: str) -> RunConfig:
     """A tiny training run on those clips, that starts afresh and never saves by itself."""
     defaults = (
         "training.steps=8",

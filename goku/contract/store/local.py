@@ -1,0 +1,169 @@
+"""A local or shared folder as a store.
+
+Atomic by a temporary file, fsync and a rename (or a link, to create). Compare-and-swap takes a lock
+file in the name's folder: the kernel drops a lock together with its process, however that ends.
+Both work on NFS 4 too. Temporary and lock files are never listed.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from goku.contract.store.errors import cannot_write
+
+_HIDDEN = ".goku-"
+_PARTIAL, _LOCK = f"{_HIDDEN}partial-", f"{_HIDDEN}lock"
+
+
+class Folder:
+    """A folder of this machine, or one mounted on all."""
+
+    def __init__(self, path: str) -> None:
+        self._root = Path(path).expanduser().absolute()
+
+    def local_path(self, name: str) -> Path:
+        return self._root / name
+
+    # --- reading
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        with (self._root / name).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(max(0, end - start))
+
+    def read_tagged(self, name: str) -> tuple[bytes, str]:
+        data = self.read(name)
+        return data, _tag(data)
+
+    @contextmanager
+    def reader(self, name: str) -> Iterator[BinaryIO]:
+        with (self._root / name).open("rb") as stream:
+            yield stream
+
+    # --- writing
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.writer(name) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[BinaryIO]:
+        path = self._root / name
+        with _writing(path), _partial(path) as partial:
+            with partial.open("wb") as stream:
+                yield stream
+                _flush(stream)
+            partial.replace(path)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._root / name
+        with _writing(path), _partial(path) as partial:
+            with partial.open("wb") as stream:
+                stream.write(data)
+                _flush(stream)
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+        return True
+
+    def swap(self, name: str, data: bytes, tag: str) -> bool:
+        path = self._root / name
+        try:
+            with _writing(path), _locked(path.parent):
+                if _tag(path.read_bytes()) != tag:
+                    return False
+                self.write(name, data)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # --- names
+
+    def exists(self, name: str) -> bool:
+        return (self._root / name).exists()
+
+    def size(self, name: str) -> int | None:
+        path = self._root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def walk(self) -> list[str]:
+        found = (Path(folder, file) for folder, _, files in os.walk(self._root) for file in files)
+        return sorted(str(path.relative_to(self._root)) for path in found if _listed(path.name))
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            leaves = [path.name for path in (self._root / folder).iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(filter(_listed, leaves))
+
+    def delete(self, name: str) -> None:
+        path = self._root / name
+        with _writing(path), suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.is_symlink() or path.exists():
+                path.unlink()
+
+
+def _listed(leaf: str) -> bool:
+    return not leaf.startswith(_HIDDEN)
+
+
+def _tag(data: bytes) -> str:
+    """Of a version. The same bytes have the same tag again, as an object store's ETag has."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under first; gone in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among those that hold this folder's lock, on all threads and machines."""
+    path = folder / _LOCK
+    while True:
+        with path.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if _still(path, stream):
+                yield
+                return
+
+
+def _still(path: Path, stream: BinaryIO) -> bool:
+    """Whether the locked file is the one that others find: its folder may have been deleted."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        raise cannot_write(str(path), error) from error
+
+
+def _flush(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())

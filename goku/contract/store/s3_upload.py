@@ -1,0 +1,133 @@
+"""A stream that becomes an object: parts go up in threads while the next one is being written.
+
+Memory is bounded by the parts under way. Nothing is visible before the last call, and what breaks
+off is aborted; of a killed process the server keeps the invisible parts until a lifecycle rule
+(AbortIncompleteMultipartUpload) takes them away.
+"""
+
+import io
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from goku.contract.store.s3_client import client, code, was_retried
+
+# CRC-32: zlib has it. CRC-32C would be as good and needs a compiled library on every machine.
+CHECKSUM = "CRC32"
+MARK = "goku-write"  # metadata that tells whose write an object is
+
+_PART_BYTES = 16 << 20
+_PARTS_OF_A_SIZE = 2000  # then the parts double: 10,000 are allowed, and files may have a terabyte
+_LANES = 4  # parts under way at once
+
+
+class Upload(io.RawIOBase):
+    """An object being written. `finish` makes it visible, `abort` makes it never have been."""
+
+    def __init__(self, bucket: str, key: str, mark: str) -> None:
+        super().__init__()
+        self._target = {"Bucket": bucket, "Key": key}
+        self._mark = mark
+        self._client = client()
+        self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="s3-upload")
+        self._buffer = bytearray()
+        self._parts: list[Future[dict[str, Any]]] = []
+        self._id: str | None = None  # of the multipart upload, once the first part is full
+        self._offset = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._offset
+
+    def write(self, data: Any) -> int:  # any buffer
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest:
+            room = self._part_bytes - len(self._buffer)
+            self._buffer += rest[:room]
+            rest = rest[room:]
+            if len(self._buffer) == self._part_bytes:
+                self._send()
+        self._offset += size
+        return size
+
+    def finish(self) -> None:
+        """Send what is left and make the object appear."""
+        if self._id is None:
+            self._client.put_object(
+                **self._target,
+                Body=bytes(self._buffer),
+                ChecksumAlgorithm=CHECKSUM,
+                Metadata={MARK: self._mark},
+            )
+            return
+        if self._buffer:
+            self._send()
+        parts = [part.result() for part in self._parts]
+        try:
+            self._client.complete_multipart_upload(
+                **self._target, UploadId=self._id, MultipartUpload={"Parts": parts}
+            )
+        except ClientError as error:
+            if not self._completed(error):
+                raise
+
+    def abort(self) -> None:
+        """Wait for the parts under way and drop them all. Never raises: it follows an error."""
+        self._pool.shutdown(cancel_futures=True)
+        if self._id is not None:
+            with suppress(ClientError, BotoCoreError):
+                self._client.abort_multipart_upload(**self._target, UploadId=self._id)
+
+    def release(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False)
+
+    @property
+    def _part_bytes(self) -> int:
+        return _PART_BYTES << (len(self._parts) // _PARTS_OF_A_SIZE)
+
+    def _send(self) -> None:
+        if self._id is None:
+            self._id = self._begin()
+        if len(self._parts) >= _LANES:  # bounds memory, and meets an error early
+            self._parts[-_LANES].result()
+        body, self._buffer = self._buffer, bytearray()
+        number = len(self._parts) + 1
+        self._parts.append(self._pool.submit(self._put, self._id, number, body))
+
+    def _begin(self) -> str:
+        begun = self._client.create_multipart_upload(
+            **self._target, ChecksumAlgorithm=CHECKSUM, Metadata={MARK: self._mark}
+        )
+        return str(begun["UploadId"])
+
+    def _put(self, upload: str, number: int, body: bytearray) -> dict[str, Any]:
+        done = self._client.upload_part(
+            **self._target,
+            UploadId=upload,
+            PartNumber=number,
+            Body=body,
+            ChecksumAlgorithm=CHECKSUM,
+        )
+        sums = {key: done[key] for key in (f"Checksum{CHECKSUM}",) if key in done}
+        return {"PartNumber": number, "ETag": done["ETag"], **sums}
+
+    def _completed(self, error: ClientError) -> bool:
+        """Whether the refusal is of a second copy of a request whose first one worked."""
+        if code(error) != "NoSuchUpload" or not was_retried(error):
+            return False
+        return holds(self._target, self._mark)
+
+
+def holds(target: dict[str, str], mark: str) -> bool:
+    """Whether the object is the one that was written under this mark."""
+    try:
+        found = client().head_object(**target)
+    except ClientError:
+        return False
+    return bool(found["Metadata"].get(MARK) == mark)
