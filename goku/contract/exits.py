@@ -8,11 +8,12 @@ from enum import IntEnum, StrEnum
 
 
 class Exit(IntEnum):
-    """1 to 63 are the user's errors: permanent, never retried."""
+    """1 to 63 are permanent: the user's errors, and giving way. Never retried."""
 
     DONE = 0
     USER_ERROR = 1
     USAGE = 2  # the command line itself was wrong
+    SUPERSEDED = 3  # a newer attempt of the run took over: again would be to fight it for ever
     NO_PROGRESS = 93  # attempts in a row made nothing durable: never requeue
     HUNG = 134
     OUT_OF_MEMORY = 137  # or killed: retried, with a hint
@@ -33,7 +34,8 @@ class Cause(StrEnum):
     HUNG = "hung"
     UNSAVED = "unsaved"  # asked to stop, but the save outlived its budget
     NO_PROGRESS = "no-progress"
-    LOST = "lost"  # the supervisor itself vanished; recorded by the next attempt
+    SUPERSEDED = "superseded"  # a newer attempt of the same run may commit, this one may not
+    LOST = "lost"  # a supervisor vanished; recorded by those that are left, or the next attempt
 
 
 EXIT_OF: dict[Cause, int] = {
@@ -46,6 +48,8 @@ EXIT_OF: dict[Cause, int] = {
     Cause.HUNG: Exit.HUNG,
     Cause.UNSAVED: Exit.YIELDED,
     Cause.NO_PROGRESS: Exit.NO_PROGRESS,
+    Cause.SUPERSEDED: Exit.SUPERSEDED,
+    Cause.LOST: Exit.OUT_OF_MEMORY,  # of the supervisors that are left: as if killed, retried
 }
 
 

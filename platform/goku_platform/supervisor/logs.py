@@ -1,7 +1,8 @@
 """What a pod prints, to its own output and to the store, where it outlives the pod.
 
-An object cannot grow, so the store gets parts: `part-00000.log`, `part-00001.log`, ... A store that
-fails must not end training: the text is kept, up to a limit, and tried again with the next part.
+An object cannot grow, so the store gets parts: `part-00000000.log`, `part-00000001.log`, ..., wide
+enough that names sort as numbers do for years. A store that fails must not end training: the text
+is kept, up to a limit, and tried again with the next part.
 """
 
 import os
@@ -9,12 +10,18 @@ import sys
 import threading
 from typing import IO, BinaryIO
 
+from goku.contract.rundir import LOGS, RunDir
 from goku.contract.store import Store
 
 _PART_SECONDS = 2.0  # how far `logs --follow` lags behind
 _PART_BYTES = 1 << 20
 _KEPT_BYTES = 16 << 20  # while the store fails; then the oldest goes
 _CLOSE_SECONDS = 20.0
+
+
+def folder(run: RunDir, attempt: int) -> Store:
+    """Where the logs and stacks of an attempt are kept."""
+    return run.store.child(f"{LOGS}/attempt-{attempt:04d}")
 
 
 class Log:
@@ -39,6 +46,9 @@ class Log:
     def say(self, text: str) -> None:
         """A line of the supervisor's own."""
         self.write(f"goku: {text}\n".encode())
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
 
     def write(self, data: bytes) -> None:
         """Print, and keep for the next part."""
@@ -90,18 +100,16 @@ class Log:
 
     def _ship(self, text: bytes) -> None:
         try:
-            self._store.write(f"part-{self._part:05d}.log", text)
+            self._store.write(f"part-{self._part:08d}.log", text)
         except Exception as error:  # every driver has exceptions of its own
             with self._lock:
                 self._text[:0] = text
                 del self._text[:-_KEPT_BYTES]
-            self._warn(error)
+            self._warn_once(error)
         else:
             self._part += 1
 
-    def _warn(self, error: Exception) -> None:
+    def _warn_once(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            self.say(
-                f"warning: {self._store.uri} does not take the log ({error}); training goes on"
-            )
+            self.warn(f"{self._store.uri} does not take the log ({error}); training goes on")

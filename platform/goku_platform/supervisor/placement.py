@@ -4,6 +4,7 @@ Renderers set the GOKU_ names. The names that operators inject (training-operato
 are read as a second choice, since only the operator knows a pod's index.
 """
 
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,9 @@ class Placement(NamedTuple):
     nodes: int = 1
     processes: int | None = None  # None: as the run's configuration says
     master_addr: str = ""
-    master_port: int = 0
+    master_port: int = 0  # where the ranks meet
+    gang_port: int = 0  # where the supervisors do
+    host: str = socket.gethostname()  # the pod's name
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "Placement":
@@ -43,13 +46,27 @@ class Placement(NamedTuple):
             processes=_number(environ, _PROCESSES, 0) or None,
             master_addr=environ.get(env.MASTER_ADDR, ""),
             master_port=_number(environ, (env.MASTER_PORT,), 0),
+            gang_port=_number(environ, (env.GANG_PORT,), 0),
         )
-        if place.nodes > 1 and not (place.master_addr and place.master_port):
-            raise _unset(
-                f"{env.MASTER_ADDR} or {env.MASTER_PORT}",
-                f"The {place.nodes} nodes of the run meet there: set both.",
-            )
+        place._check()
         return place
+
+    def _check(self) -> None:
+        meeting = {
+            env.MASTER_ADDR: self.master_addr,
+            env.MASTER_PORT: self.master_port,
+            env.GANG_PORT: self.gang_port,
+        }
+        if self.nodes > 1 and (unset := [name for name, value in meeting.items() if not value]):
+            raise _unset(
+                ", ".join(unset), f"The {self.nodes} nodes of the run meet there: set all three."
+            )
+        if not 0 <= self.node_rank < self.nodes:
+            raise ConfigError(
+                f"{env.NODE_RANK}={self.node_rank}",
+                f"the run has {self.nodes} nodes",
+                f"Use 0 to {self.nodes - 1}.",
+            )
 
 
 def _number(environ: Mapping[str, str], names: tuple[str, ...], default: int) -> int:

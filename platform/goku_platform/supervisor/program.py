@@ -26,6 +26,7 @@ class Program:
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         """Start it. Main thread only: the program dies with the thread that started it."""
         lineage.adopt_orphans()
+        self.killed_at: float | None = None  # unix seconds at which we began to end it by force
         self._process = subprocess.Popen(
             command,
             env={**environ, lineage.PARENT: str(os.getpid())},
@@ -51,6 +52,7 @@ class Program:
 
     def kill_ranks(self) -> None:
         """Kill all but the program itself, so that torchrun can still tell what it saw."""
+        self.killed_at = self.killed_at or time.time()
         for pid in _descendants():
             if pid != self._process.pid:
                 _kill(pid)
@@ -58,6 +60,8 @@ class Program:
     def end(self) -> int:
         """Kill everything that is left. Returns the program's exit code."""
         deadline = time.monotonic() + _END_SECONDS
+        if self.poll() is None:
+            self.killed_at = self.killed_at or time.time()
         while time.monotonic() < deadline:
             code, left = self.poll(), _descendants()
             if code is not None and not left:

@@ -3,21 +3,23 @@
 The first row that applies wins. What the ranks say of a good end comes first, because nothing that
 happens to a process after it has saved matters. Then what the supervisor did itself, and then the
 causes from the one that explains the others to the ones that it entails: when a rank is killed,
-the rest of its group crashes.
+the rest of its group crashes. `merge` does the same over the nodes of a run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from goku.contract.exits import Cause
 from goku.contract.outcome import Failure
 from goku.contract.pod import Verdict
+from goku_platform.supervisor.gang import Report
 
 _GOOD = {Cause.DONE, Cause.YIELDED}
 _SIGKILL = -9
 
 # Failures this much later than the first are torchrun's or our own clearing up after it.
 _FIRST_SECONDS = 2.0
+_ELSEWHERE = Verdict(Cause.CRASHED, "ended because another node was")
 _HINT = "Lower data.pack_tokens, or raise parallel.sequence or the pod's memory."
 
 
@@ -31,7 +33,7 @@ class Hang(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All that the supervisor saw of an attempt."""
+    """All that the supervisor saw of an attempt on its node."""
 
     ranks: frozenset[int]  # of this node
     verdicts: Mapping[int, Verdict]  # what the ranks said of their end
@@ -41,6 +43,9 @@ class Evidence(NamedTuple):
     overran_seconds: float | None = None  # the stop budget, if it was spent
     oom_kills: int = 0  # by the kernel, in this pod, meanwhile
     saved: bool = True  # the last step is durable, or there is none
+    fenced: str | None = None  # who has taken over, if somebody has
+    followed: bool = False  # another node failed first, and this one had to end with it
+    cleared_at: float | None = None  # unix seconds at which we began to kill what was left
 
     @property
     def causes(self) -> set[Cause]:
@@ -52,19 +57,61 @@ class Evidence(NamedTuple):
 
     @property
     def killed(self) -> list[str]:
-        """Who was killed by SIGKILL before anybody else had failed."""
+        """Who was killed by SIGKILL, not by us, before anybody else had failed."""
         first = min((failure.at for failure in self.failures), default=0.0)
         ranks = [
             f"rank {failure.rank}"
-            for failure in self.failures
+            for failure in self.unforced
             if failure.exit_code == _SIGKILL and failure.at - first <= _FIRST_SECONDS
         ]
-        return ranks or (["the program"] if self.exit_code == _SIGKILL else [])
+        outright = self.exit_code == _SIGKILL and self.cleared_at is None
+        return ranks or (["the program"] if outright else [])
+
+    @property
+    def unforced(self) -> list[Failure]:
+        """Failures from before our own killing; torchrun knows their time to the second."""
+        end = float("inf") if self.cleared_at is None else int(self.cleared_at)
+        return [failure for failure in self.failures if failure.at < end]
 
 
-def decide(seen: Evidence) -> Verdict:
-    """The cause and one line that explains it."""
-    return next(verdict for row in _TABLE if (verdict := row(seen)) is not None)
+# What explains the end of a run on several nodes, the best explanation first.
+_WORST_FIRST = (
+    Cause.SUPERSEDED,
+    Cause.USER_ERROR,
+    Cause.NO_PROGRESS,
+    Cause.OUT_OF_MEMORY,
+    Cause.HUNG,
+    Cause.KILLED,
+    Cause.LOST,  # its neighbours crash, or are ended
+    Cause.CRASHED,
+    Cause.UNSAVED,
+    Cause.YIELDED,
+    Cause.DONE,
+)
+
+
+def decide(seen: Evidence) -> Verdict | None:
+    """The cause and one line that explains it; None if it lies on another node alone."""
+    verdict = next(verdict for row in _TABLE if (verdict := row(seen)) is not None)
+    return None if verdict is _ELSEWHERE else verdict
+
+
+def merge(reports: Sequence[Report]) -> Verdict:
+    """One verdict of all nodes. Of equals the first: reports come in the order of trouble."""
+    told = [report for report in reports if report.verdict is not None]
+    if not told:
+        return Verdict(Cause.CRASHED, "every node was ended because of another")
+    worst = min(told, key=lambda report: _WORST_FIRST.index(_cause(report)))
+    assert worst.verdict is not None
+    if len(reports) == 1 or not worst.bad:
+        return worst.verdict
+    where = f"node {worst.node_rank} ({worst.host}): "
+    return Verdict(worst.verdict.cause, where + worst.verdict.message)
+
+
+def _cause(report: Report) -> Cause:
+    assert report.verdict is not None
+    return report.verdict.cause
 
 
 def _never_started(seen: Evidence) -> Verdict | None:
@@ -82,6 +129,12 @@ def _yielded(seen: Evidence) -> Verdict | None:
     if not (seen.ended_well and seen.saved):
         return None
     return Verdict(Cause.YIELDED, "asked to stop: saved and left")
+
+
+def _superseded(seen: Evidence) -> Verdict | None:
+    if seen.fenced is not None:
+        return Verdict(Cause.SUPERSEDED, seen.fenced)
+    return _said(seen, Cause.SUPERSEDED)
 
 
 def _unsaved(seen: Evidence) -> Verdict | None:
@@ -135,10 +188,19 @@ def _crashed(seen: Evidence) -> Verdict | None:
     return _said(seen, Cause.CRASHED)
 
 
+def _not_saved(seen: Evidence) -> Verdict | None:
+    """What a rank says whose last save failed."""
+    return _said(seen, Cause.UNSAVED)
+
+
+def _elsewhere(seen: Evidence) -> Verdict | None:
+    return _ELSEWHERE if seen.followed and not seen.unforced else None
+
+
 def _speechless(seen: Evidence) -> Verdict | None:
     """The last row: it always applies."""
-    if seen.failures:
-        first = seen.failures[0]
+    if seen.unforced:
+        first = seen.unforced[0]
         text = f"rank {first.rank} ended with exit code {first.exit_code}: {first.message}"
         return Verdict(Cause.CRASHED, text)
     silent = sorted(seen.ranks - set(seen.verdicts))
@@ -159,11 +221,14 @@ _TABLE: tuple[Callable[[Evidence], Verdict | None], ...] = (
     _never_started,
     _done,
     _yielded,
+    _superseded,
     _unsaved,
     _hung,
     _users,
     _memory,
     _killed,
     _crashed,
+    _not_saved,
+    _elsewhere,
     _speechless,
 )

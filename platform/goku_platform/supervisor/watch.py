@@ -8,10 +8,10 @@ a rank may die at any moment.
 import os
 import signal
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from goku.contract.attempts import Steps
 from goku.contract.exits import Cause
 from goku.contract.pod import PodDir, Progress, Verdict
 from goku_platform.supervisor.program import alive
@@ -75,16 +75,12 @@ class Watch:
         return [path for path in waiting.values() if _size(path)]
 
     @property
-    def first_step(self) -> int | None:
-        return _highest(progress.first_step for progress in self.progress.values())
-
-    @property
-    def last_step(self) -> int | None:
-        return _highest(progress.step for progress in self.progress.values())
-
-    @property
-    def durable_step(self) -> int | None:
-        return _highest(progress.durable_step for progress in self.progress.values())
+    def steps(self) -> Steps:
+        """The highest that any rank has told."""
+        told = Steps()
+        for progress in tuple(self.progress.values()):
+            told |= Steps.of(progress)
+        return told
 
     def _speechless(self) -> dict[int, Progress]:
         """Ranks with a heartbeat and without a verdict."""
@@ -113,7 +109,3 @@ def _settle(paths: list[Path]) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _highest(steps: Iterable[int | None]) -> int | None:
-    return max((step for step in steps if step is not None), default=None)

@@ -48,6 +48,15 @@ def test_a_durable_step_ends_the_count(run: RunDir) -> None:
     assert Ledger(run).fruitless() == 1
 
 
+def test_the_count_begins_anew_where_a_person_started_the_run_again(run: RunDir) -> None:
+    attempt(run, CRASHED)
+    attempt(run, KILLED)
+    Ledger(run).allow()
+    assert Ledger(run).fruitless() == 0
+    attempt(run, CRASHED)
+    assert Ledger(run).fruitless() == 1
+
+
 def test_a_checkpoint_speaks_for_a_supervisor_that_vanished(run: RunDir) -> None:
     attempt(run, CRASHED)
     attempt(run, Cause.LOST)

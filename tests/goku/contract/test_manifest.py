@@ -127,6 +127,7 @@ def test_a_missing_or_short_file_is_named_with_the_reason(store: Store) -> None:
     assert list(missing_files(store, manifest())) == ["data: is missing, the manifest says 48"]
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, len(PAYLOAD) - 1), bit=st.integers(0, 7))
 def test_any_flipped_bit_of_a_payload_is_found(at: int, bit: int) -> None:
     flipped = bytearray(PAYLOAD)

@@ -40,7 +40,7 @@ def test_parts_follow_one_another_and_add_up(tmp_path: Path) -> None:
         time.sleep(0.01)
     log.say("two")
     log.close()
-    assert store.list() == ["part-00000.log", "part-00001.log"]
+    assert store.list() == ["part-00000000.log", "part-00000001.log"]
     assert parts(store) == ["one\n", "goku: two\n"]
     assert out.getvalue() == b"one\ngoku: two\n"
 

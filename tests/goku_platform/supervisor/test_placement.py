@@ -6,7 +6,7 @@ from goku.config import ConfigError
 from goku_platform.supervisor.placement import Placement
 
 BASE = {"GOKU_RUN": "/runs/a", "GOKU_POD_DIR": "/pod"}
-MEETING = {"MASTER_ADDR": "a-0.a", "MASTER_PORT": "29500"}
+MEETING = {"MASTER_ADDR": "a-0.a", "MASTER_PORT": "29500", "GOKU_GANG_PORT": "29400"}
 
 
 def test_alone_by_default() -> None:
@@ -20,7 +20,7 @@ def test_our_names_win_over_the_operators() -> None:
     ours = {"GOKU_NODES": "4", "GOKU_NODE_RANK": "3", "GOKU_PROCESSES_PER_NODE": "2"}
     place = Placement.read(BASE | MEETING | theirs | ours)
     assert (place.node_rank, place.nodes, place.processes) == (3, 4, 2)
-    assert (place.master_addr, place.master_port) == ("a-0.a", 29500)
+    assert (place.master_addr, place.master_port, place.gang_port) == ("a-0.a", 29500, 29400)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,9 @@ def test_operators_names(variables: dict[str, str], node_rank: int, nodes: int) 
     [
         ({"GOKU_RUN": ""}, "GOKU_RUN"),
         ({"GOKU_NODES": "many"}, "GOKU_NODES=many"),
-        ({"GOKU_NODES": "2"}, "MASTER_ADDR"),
+        ({"GOKU_NODES": "2"}, "MASTER_ADDR, MASTER_PORT, GOKU_GANG_PORT"),
+        (MEETING | {"GOKU_NODES": "2", "GOKU_GANG_PORT": ""}, "^GOKU_GANG_PORT"),
+        (MEETING | {"GOKU_NODES": "2", "GOKU_NODE_RANK": "2"}, "GOKU_NODE_RANK=2"),
     ],
 )
 def test_what_is_missing_is_named(variables: dict[str, str], words: str) -> None:

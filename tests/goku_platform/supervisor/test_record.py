@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goku.contract.attempts import Attempt
+from goku.contract.account import account
+from goku.contract.attempts import Attempt, Steps
 from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
 from goku.contract.pod import PodDir, Progress, Verdict
 from goku_platform.supervisor import record
+from goku_platform.supervisor.gang import Report
 from goku_platform.supervisor.watch import Watch
 
 
@@ -23,7 +25,8 @@ def closed(pod: PodDir, cause: Cause = Cause.CRASHED, message: str = "") -> Atte
     watch = Watch(pod, frozenset({0}), start_budget=None)
     watch.look()
     attempt = Attempt(number=4, started_at=time.time() - 10)
-    return record.closed(attempt, Verdict(cause, message), watch, ended_at=time.time())
+    report = Report(node_rank=0, host="a", verdict=Verdict(cause, message), steps=watch.steps)
+    return record.closed(attempt, [report], progress=watch.progress.get(0), at=time.time())
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,20 @@ def test_lost_steps(
     assert attempt.exit_code == 139
 
 
+def test_the_steps_are_the_highest_that_any_node_has_told() -> None:
+    started = Attempt(number=1, started_at=0.0)
+    reports = [
+        Report(node_rank=rank, host="", verdict=Verdict(Cause.CRASHED, "it broke"), steps=steps)
+        for rank, steps in enumerate(
+            (Steps(first=2, last=7, durable=4), Steps(first=2, last=8), Steps())
+        )
+    ]
+    ended = record.closed(started, reports, progress=None, at=10.0)
+    assert (ended.first_step, ended.last_step, ended.durable_step) == (2, 8, 4)
+    assert ended.lost_steps == 4
+    assert sum(ended.seconds.values()) == 10.0
+
+
 @given(
     st.lists(st.floats(0, 1e5), min_size=len(TimeClass), max_size=len(TimeClass)),
     st.floats(0, 1e6),
@@ -58,7 +75,7 @@ def test_the_classes_always_sum_to_the_wall_time(
     parts: list[float], wall: float, cause: Cause, section: str
 ) -> None:
     spent = {cls.value: part for cls, part in zip(TimeClass, parts, strict=True)}
-    seconds = record.account(progress(section, seconds=spent), wall=wall, cause=cause)
+    seconds = account(progress(section, seconds=spent), wall=wall, cause=cause)
     assert set(seconds) == set(TimeClass)
     assert sum(seconds.values()) == pytest.approx(wall, rel=1e-9, abs=1e-9)
     assert min(seconds.values()) >= 0
@@ -77,7 +94,7 @@ def test_the_classes_always_sum_to_the_wall_time(
 def test_where_the_time_after_the_last_heartbeat_goes(
     beat: Progress | None, cause: Cause, cls: TimeClass
 ) -> None:
-    seconds = record.account(beat, wall=10.0, cause=cause)
+    seconds = account(beat, wall=10.0, cause=cause)
     assert seconds[cls] == (9.0 if beat and cls is not TimeClass.STARTUP else 10.0)
 
 

@@ -290,8 +290,30 @@ def test_attempts_without_progress_end_the_run(rig: Rig) -> None:
     assert "fell off its table" in attempt.message
     assert "scenario" not in output
     check_seconds(attempt)
-    rig.start("done")  # a person has mended it: the count begins anew
+
+    rig.start("train")  # by a controller that does not know what 93 means
+    code, output = rig.end()
+    assert code == Exit.NO_PROGRESS
+    assert "made nothing durable" in output
+    assert rig.attempt() == attempt  # not recorded again
+
+    rig.ledger.allow()  # a person has mended it: the count begins anew
+    rig.start("crash")
+    assert rig.end()[0] == EXIT_OF[Cause.CRASHED]
+    rig.start("done")
     assert rig.end()[0] == 0
+    assert rig.attempt().number == 5
+
+
+@pytest.mark.parametrize(("scenario", "code"), [("done", 0), ("broken-config", 1)])
+def test_a_final_end_stays_the_end(rig: Rig, scenario: str, code: int) -> None:
+    rig.start(scenario)
+    assert rig.end()[0] == code
+    ended = rig.attempt()
+    rig.start("train")
+    again, output = rig.end()
+    assert (again, rig.attempt()) == (code, ended)
+    assert (ended.message or "the run is done") in output
 
 
 def test_a_store_that_takes_no_logs_does_not_end_training(rig: Rig) -> None:

@@ -66,6 +66,28 @@ ROWS = [
         CRASHED,
         "rank 1 ended with exit code -11: SEGV",
     ),
+    ("a save that failed", seen(Cause.UNSAVED, Cause.UNSAVED), Cause.UNSAVED, "rank 0: message"),
+    ("given way", seen(Cause.SUPERSEDED, CRASHED), Cause.SUPERSEDED, "message of 0"),
+    (
+        "fenced",
+        seen(None, None, fenced="attempt 2 has", exit_code=-9),
+        Cause.SUPERSEDED,
+        "attempt 2",
+    ),
+    ("followed, but said more", seen(CRASHED, None, followed=True), CRASHED, "message of 0"),
+    (
+        "followed, and killed before our clearing up",
+        seen(None, None, followed=True, failures=(KILLED,), cleared_at=105.0, exit_code=1),
+        Cause.KILLED,
+        "rank 1 was killed",
+    ),
+    ("followed to a good end", seen(DONE, DONE, followed=True), DONE, ""),
+    (
+        "torchrun ended by us",
+        seen(CRASHED, None, exit_code=-9, cleared_at=100.0),
+        CRASHED,
+        "message of 0",
+    ),
     ("no account at all", seen(DONE, None, exit_code=1), CRASHED, "exit code 1; ranks [1] said"),
     ("gone with 0", seen(None, None, exit_code=0), CRASHED, "exit code 0; ranks [0, 1] said"),
 ]
@@ -74,13 +96,22 @@ ROWS = [
 @pytest.mark.parametrize(("evidence", "cause", "words"), [row[1:] for row in ROWS])
 def test_row(evidence: Evidence, cause: Cause, words: str) -> None:
     verdict = decide(evidence)
+    assert verdict is not None
     assert verdict.cause is cause
     assert words in verdict.message
 
 
 def test_a_single_rank_speaks_for_itself() -> None:
     alone = Evidence(frozenset({0}), said(Cause.USER_ERROR))
-    assert decide(alone).message == "message of 0"
+    verdict = decide(alone)
+    assert verdict is not None
+    assert verdict.message == "message of 0"
+
+
+@pytest.mark.parametrize("code", [0, 1, -9])
+def test_a_node_that_only_followed_another_has_no_cause_of_its_own(code: int) -> None:
+    ended = seen(None, None, exit_code=code, followed=True, cleared_at=100.5, failures=(KILLED,))
+    assert decide(ended) is None
 
 
 def test_every_combination_has_a_cause_with_an_exit_code() -> None:
@@ -97,6 +128,7 @@ def test_every_combination_has_a_cause_with_an_exit_code() -> None:
     ):
         evidence = Evidence(TWO, said(first, second), failures, code, hang, overran, kills, saved)
         verdict = decide(evidence)
+        assert verdict is not None
         assert verdict.cause in EXIT_OF
         assert "\n" not in verdict.message
         clean = {first, second} <= {DONE, YIELDED}

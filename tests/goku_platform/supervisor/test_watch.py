@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from goku.contract.attempts import Steps
 from goku.contract.exits import Cause
 from goku.contract.pod import PodDir, Progress, Verdict
 from goku_platform.supervisor.watch import Watch
@@ -102,13 +103,13 @@ def test_rubbish_in_the_folder_is_survived(pod: PodDir) -> None:
     (pod.folder / "progress-00000.json").write_text('{"rank": 0, "pi')
     (pod.folder / "verdict-00000.json").write_text('{"cause": "no such cause", "message": ""}')
     watch.look()
-    assert watch.last_step == 3
+    assert watch.steps.last == 3
     assert watch.verdicts == {}
 
 
 def test_steps_are_the_highest_that_any_rank_has_told(pod: PodDir) -> None:
     watch = Watch(pod, TWO, start_budget=None)
-    assert watch.last_step is None
+    assert watch.steps == Steps()
     for rank, durable in ((0, 4), (1, None)):
         pod.beat(
             Progress(
@@ -117,4 +118,4 @@ def test_steps_are_the_highest_that_any_rank_has_told(pod: PodDir) -> None:
             )
         )  # fmt: skip
     watch.look()
-    assert (watch.first_step, watch.last_step, watch.durable_step) == (2, 6, 4)
+    assert watch.steps == Steps(first=2, last=6, durable=4)
