@@ -7,11 +7,12 @@ Values come from, in rising order: the defaults below, the profile (`--profile`,
 import os
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from goku.config import ConfigError
 from goku.config.section import Section
@@ -22,9 +23,20 @@ DEFAULT_PROFILE = Path("goku-platform.yaml")
 STORE_VARIABLE = "GOKU_STORE"
 Target = Literal["local", "kubernetes"]
 Origin = Literal["default", "profile", "environment", "option"]
+Fabric = Literal["tcp", "infiniband", "roce", "efa"]
 
 # Set by this platform or by the job controller: a profile that sets one would break rendezvous.
 _RESERVED = re.compile(r"(GOKU|PET|TORCHELASTIC)_.*|MASTER_(ADDR|PORT)|(LOCAL_)?RANK|WORLD_SIZE")
+
+
+class Kind(StrEnum):
+    """The kinds of Kubernetes object that a job can be, in the order of preference."""
+
+    PYTORCHJOB = "pytorchjob"
+    TRAINJOB = "trainjob"
+    JOBSET = "jobset"
+    JOB = "job"
+    RAYJOB = "rayjob"  # curation only
 
 
 def absolute(place: str) -> str:
@@ -46,24 +58,39 @@ class Settings(Section):
 
     store: str = "runs"  # a folder here: a first run needs no bucket
     target: Target = "local"  # and no cluster
+    context: str | None = None  # of the kubeconfig; None: its current one
     namespace: str = "goku"
+    kind: Kind | None = None  # None: the first kind that the cluster serves and queues
+    runtime: str = "goku-training"  # the ClusterTrainingRuntime that the chart installs
     image: str = Field(default_factory=lambda: f"goku-platform:{package_version()}")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"  # fixed tags
     image_pull_secrets: tuple[str, ...] = ()
     service_account: str | None = None  # carries the cloud identity; None: the namespace's default
     secrets: tuple[str, ...] = ()  # Secrets whose keys become variables: the store's credentials
     queue: str | None = None  # Kueue's LocalQueue; None starts at once
+    priority_class: str | None = None  # Kueue's WorkloadPriorityClass; None: its default
     gpus_per_node: int = Field(8, ge=0)  # HGX and DGX; 0 trains on CPUs
     gpu_resource: str = "nvidia.com/gpu"
-    cpus_per_node: int = Field(96, gt=0)  # 8-GPU nodes have 192 or more; the rest is headroom
+    cpus_per_node: float = Field(96, gt=0)  # 8-GPU nodes have 192 or more; the rest is headroom
     memory_gib_per_node: int = Field(1024, gt=0)  # of about 2 TiB on such nodes
     shm_gib: int = Field(64, gt=0)  # /dev/shm: NCCL's buffers; the runtime's 64 MiB end it
     scratch_gib: int = Field(200, gt=0)  # pod folder, logs in flight, compiled kernels
+    network: Fabric = "tcp"  # runs everywhere; the others need devices and drivers
+    network_interface: str | None = None  # such as eth0; None: each library finds its own
+    network_devices: int = Field(0, ge=0)  # of the fabric, per whole node; 0 requests none
+    network_resource: str | None = None  # the device plugin's name; None: the fabric's usual one
     metrics_port: int = Field(9464, gt=0, lt=65536)  # customary for Prometheus exporters
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
+    excluded_nodes: tuple[str, ...] = ()  # host names that a bad node gave us reason to avoid
+    topology_required: str | None = None  # a node label: all pods under one value of it, or wait
+    topology_preferred: str | None = None  # likewise, but spread if they do not fit
+    ray_image: str | None = None  # of a RayJob's pods: Ray and goku[curate]; None: `image`
+    ray_workers: int = Field(2, gt=0)  # pods of a RayJob, each a whole node
+    ttl_seconds_after_finished: int = Field(604_800, ge=0)  # a week to look at a finished job
     env: dict[str, str] = Field(default_factory=dict)  # such as NCCL_SOCKET_IFNAME
     store_gib_per_second: float = Field(1.0, gt=0)  # one node's writes: a modest bucket's rate
+    price_per_gpu_hour: float | None = Field(None, ge=0)  # in any currency; None: no cost is shown
 
     @field_validator("store")
     @classmethod
@@ -81,6 +108,16 @@ class Settings(Section):
                     f"env.{name}", "the platform sets this variable itself", "Remove it."
                 )
         return env
+
+    @model_validator(mode="after")
+    def _one_topology(self) -> Self:
+        if self.topology_required and self.topology_preferred:
+            raise ConfigError(
+                f"topology_preferred={self.topology_preferred}",
+                f"topology_required={self.topology_required} is set too, and Kueue takes one",
+                "Remove one of them.",
+            )
+        return self
 
 
 class Profile(NamedTuple):

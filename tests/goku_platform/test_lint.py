@@ -9,8 +9,8 @@ from goku_platform.jobs.estimate import Estimate
 from goku_platform.jobs.plan import plan
 from goku_platform.jobs.spec import JobSpec
 from goku_platform.render import lint
-from goku_platform.settings import Settings
-from tests.goku_platform import made
+from goku_platform.settings import Kind, Settings
+from tests.goku_platform import made, rendering
 
 QUICK = Estimate(parameters=1, save_seconds=1.0, pause_seconds=1.0)
 
@@ -48,3 +48,67 @@ def test_a_cluster_sees_neither_folders_nor_moving_tags() -> None:
     assert "no fixed tag" in str(image)
     assert len(list(lint.lint_cluster(spec(image="registry:5000/goku:latest")))) == 1
     assert not list(lint.lint_cluster(spec(image="registry:5000/goku@sha256:ab")))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_golden_jobs_break_no_fatal_rule(kind: Kind) -> None:
+    assert not [found for found in lint.lint_cluster(rendering.one_cpu_node(kind)) if found.fatal]
+    assert not [found for found in lint.lint_cluster(rendering.two_gpu_nodes(kind)) if found.fatal]
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes", "most"),
+    [
+        (Kind.PYTORCHJOB, 1024, 51),  # -worker-1023
+        (Kind.JOBSET, 1024, 45),  # -node-0-1023, and -x1y2z
+        (Kind.TRAINJOB, 8, 48),
+        (Kind.JOB, 1024, 58),
+        (Kind.RAYJOB, 1, 47),
+        (None, 2, 54),
+    ],
+)
+def test_a_name_may_be_as_long_as_the_kind_lets_it(
+    kind: Kind | None, nodes: int, most: int
+) -> None:
+    planned = rendering.one_cpu_node(Kind.JOBSET)
+    planned = replace(planned, nodes=nodes, placement=replace(planned.placement, kind=kind))
+    assert not list(lint.lint_cluster(replace(planned, name="n" * most)))
+    with pytest.raises(LintError, match=r"Shorten it by 1: --name"):
+        lint.check_cluster(replace(planned, name="n" * (most + 1)))
+
+
+def test_the_metrics_port_must_be_free() -> None:
+    with pytest.raises(LintError, match="metrics_port=29500: the nodes of a run meet on that port"):
+        lint.check(spec(metrics_port=29500), QUICK)
+
+
+def test_what_only_a_queue_reads_needs_one() -> None:
+    alone = spec(priority_class="high", topology_preferred="rack")
+    assert [found.value for found in lint.lint_cluster(alone)] == [
+        "priority_class without queue",
+        "topology without queue",
+    ]
+    assert not list(lint.lint_cluster(spec(priority_class="high", queue="research")))
+
+
+def test_a_fabric_without_devices_and_memory_that_cannot_be_pinned() -> None:
+    efa = rendering.two_gpu_nodes(Kind.PYTORCHJOB)
+    [pinned] = lint.lint_cluster(efa)
+    assert "no IPC_LOCK" in str(pinned)
+    bare = replace(efa.placement, network=replace(efa.placement.network, devices=()))
+    unseen, _ = lint.lint_cluster(replace(efa, placement=bare))
+    assert "so the pods see none" in str(unseen)
+
+
+def test_a_trainjob_leaves_to_its_runtime_what_it_cannot_say() -> None:
+    planned = rendering.two_gpu_nodes(Kind.TRAINJOB)
+    found = [found for found in lint.lint_cluster(planned) if "its runtime must" in found.rule]
+    assert [finding.value for finding in found] == ["secrets"]
+
+
+def test_ray_curation_on_another_kind_stays_in_its_pod() -> None:
+    ray = rendering.one_cpu_node(Kind.RAYJOB)
+    assert not list(lint.lint_cluster(ray))
+    alone = replace(ray, placement=replace(ray.placement, kind=Kind.JOB))
+    [warning] = lint.lint_cluster(alone)
+    assert "finds no cluster there" in str(warning)

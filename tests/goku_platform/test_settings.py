@@ -50,6 +50,8 @@ def test_the_profile_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.M
         ("tolerations: [{effect: NoSchedule}]", r"tolerations.0.key"),
         ("env: {PET_NNODES: '2'}", r"env.PET_NNODES: the platform sets this variable itself"),
         ("env: {MASTER_ADDR: host}", r"env.MASTER_ADDR"),
+        ("kind: pod", r"kind='pod': .*pytorchjob"),
+        ("{topology_required: rack, topology_preferred: zone}", r"Kueue takes one"),
         ("store: ''", r"store='': it is empty"),
         ("- a", r"it holds no keys"),
         ("a: [", r"it is not YAML"),

@@ -7,10 +7,12 @@ from goku.config.run import Job
 from goku.contract import env
 from goku_platform.errors import TargetError
 from goku_platform.jobs import names
-from goku_platform.jobs.spec import JobSpec, Placement, Resources, Volume
+from goku_platform.jobs.network import Network, network
+from goku_platform.jobs.spec import JobSpec, Placement, Resources, Topology, Volume
 from goku_platform.settings import Settings
 
 SCRATCH = "/goku"  # pod folder and caches; the image's own file system is read-only
+GANG_PORT, MASTER_PORT = 29400, 29500  # torch's own; each pod has an address of its own
 _COMMAND = ("python", "-m", "goku_platform.supervisor")
 
 
@@ -25,6 +27,8 @@ def plan(config: RunConfig, settings: Settings, *, code_version: str) -> JobSpec
     Raises TargetError if a node has fewer GPUs than the run has processes on it.
     """
     nodes, processes = _world(config)
+    gpus = _gpus(config, settings, processes)
+    share = gpus / settings.gpus_per_node if gpus else 1.0
     uri = run_uri(config)
     return JobSpec(
         name=config.name,
@@ -33,6 +37,7 @@ def plan(config: RunConfig, settings: Settings, *, code_version: str) -> JobSpec
         command=_COMMAND,
         nodes=nodes,
         processes_per_node=processes,
+        on_ray=config.job is Job.CURATE and config.curation.executor == "ray",
         code_version=code_version,
         env={
             **settings.env,
@@ -41,11 +46,13 @@ def plan(config: RunConfig, settings: Settings, *, code_version: str) -> JobSpec
             env.PROCESSES_PER_NODE: str(processes),
         },
         metrics_port=settings.metrics_port,
+        gang_port=GANG_PORT,
+        master_port=MASTER_PORT,
         grace_seconds=config.checkpoint.grace_seconds,
         stop_budget_seconds=config.checkpoint.stop_budget_seconds,
-        resources=_resources(config, settings, processes),
+        resources=_resources(settings, gpus=gpus, share=share),
         volumes=_volumes(settings),
-        placement=_placement(settings),
+        placement=_placement(settings, network(settings, nodes=nodes, share=share)),
         labels={
             names.APP: "goku",
             names.MANAGED_BY: "goku-platform",
@@ -68,8 +75,8 @@ def _world(config: RunConfig) -> tuple[int, int]:
     return config.parallel.nodes, config.parallel.processes_per_node
 
 
-def _resources(config: RunConfig, settings: Settings, processes: int) -> Resources:
-    """A whole node, or the share of one that the run's GPUs are."""
+def _gpus(config: RunConfig, settings: Settings, processes: int) -> int:
+    """Of one pod: one a process; none where a profile has none, and none for curation."""
     gpus = 0 if config.job is Job.CURATE else min(processes, settings.gpus_per_node)
     if 0 < gpus < processes:
         raise TargetError(
@@ -77,9 +84,13 @@ def _resources(config: RunConfig, settings: Settings, processes: int) -> Resourc
             f"a node has {settings.gpus_per_node} GPUs and every process needs one",
             f"Use {gpus}, or set gpus_per_node in the profile (0 trains on CPUs).",
         )
-    share = gpus / settings.gpus_per_node if gpus else 1.0
+    return gpus
+
+
+def _resources(settings: Settings, *, gpus: int, share: float) -> Resources:
+    """A whole node, or the share of one that the run's GPUs are."""
     return Resources(
-        cpus=math.ceil(settings.cpus_per_node * share),
+        cpus=math.ceil(1000 * settings.cpus_per_node * share) / 1000,  # to the millicore
         memory_gib=math.ceil(settings.memory_gib_per_node * share),
         gpus=gpus,
         gpu_resource=settings.gpu_resource,
@@ -94,8 +105,9 @@ def _volumes(settings: Settings) -> tuple[Volume, ...]:
     )
 
 
-def _placement(settings: Settings) -> Placement:
+def _placement(settings: Settings, network: Network) -> Placement:
     return Placement(
+        kind=settings.kind,
         namespace=settings.namespace,
         image=settings.image,
         image_pull_policy=settings.image_pull_policy,
@@ -103,6 +115,19 @@ def _placement(settings: Settings) -> Placement:
         service_account=settings.service_account,
         secrets=settings.secrets,
         queue=settings.queue,
+        priority_class=settings.priority_class,
+        topology=_topology(settings),
+        network=network,
         node_selector=settings.node_selector,
         tolerations=settings.tolerations,
+        excluded_nodes=settings.excluded_nodes,
+        runtime=settings.runtime,
+        ray_image=settings.ray_image or settings.image,
+        ray_workers=settings.ray_workers,
+        ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
     )
+
+
+def _topology(settings: Settings) -> Topology | None:
+    level = settings.topology_required or settings.topology_preferred
+    return Topology(level=level, required=bool(settings.topology_required)) if level else None

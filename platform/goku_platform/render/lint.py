@@ -3,7 +3,8 @@
     termination grace > stop budget > p99 save + one micro-step
 
 The middle is what the supervisor gives the ranks to save; the right is an estimate and so a
-warning. What would only fail on a cluster warns too: a manifest may be edited before it is applied.
+warning. What only a cluster minds is apart (`lint_cluster`) and mostly warns: a manifest may be
+edited before it is applied.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,13 @@ from typing import NamedTuple
 
 from goku_platform.errors import LintError
 from goku_platform.jobs.estimate import Estimate
+from goku_platform.jobs.kinds import RESOURCES
 from goku_platform.jobs.spec import JobSpec
+from goku_platform.settings import Kind, Settings
+
+_LABEL = 63  # characters of a name in DNS, and of a label's value
+_RANDOM = len("-x1y2z")  # what a Job appends to its pods' names; JobSet counts it
+_RAY_NAME = 47  # KubeRay derives longer names from a RayJob's
 
 
 class Finding(NamedTuple):
@@ -28,32 +35,134 @@ class Finding(NamedTuple):
 
 def check(spec: JobSpec, estimate: Estimate) -> tuple[str, ...]:
     """Warnings, as lines for people. Raises LintError for the first fatal finding."""
-    findings = tuple(lint(spec, estimate))
-    for finding in findings:
-        if finding.fatal:
-            raise LintError(*finding[:3])
-    return tuple(str(finding) for finding in findings)
+    return _refuse_fatal(lint(spec, estimate))
+
+
+def check_cluster(spec: JobSpec) -> tuple[str, ...]:
+    """As `check`, for the rules of a cluster."""
+    return _refuse_fatal(lint_cluster(spec))
 
 
 def lint(spec: JobSpec, estimate: Estimate) -> Iterator[Finding]:
     """Every rule that the job breaks."""
     yield from _stop_times(spec, estimate)
     yield from _memory(spec)
+    yield from _ports(spec)
 
 
 def lint_cluster(spec: JobSpec) -> Iterator[Finding]:
-    """Rules that only a cluster makes: its pods do not see this machine."""
+    """Rules that only a cluster makes: its pods do not see this machine, its names have limits."""
+    yield from _store(spec)
+    yield from _image(spec)
+    yield from _names(spec)
+    yield from _queue(spec)
+    yield from _network(spec)
+    if spec.placement.kind is Kind.TRAINJOB:
+        yield from _runtime(spec)
+    if spec.on_ray and spec.placement.kind not in (None, Kind.RAYJOB):
+        yield Finding(
+            f"kind={spec.placement.kind}",
+            "curation.executor=ray finds no cluster there, and starts Ray in its one pod",
+            "Use kind=rayjob, or curation.executor=local.",
+        )
+
+
+def _refuse_fatal(found: Iterator[Finding]) -> tuple[str, ...]:
+    findings = tuple(found)
+    for finding in findings:
+        if finding.fatal:
+            raise LintError(*finding[:3])
+    return tuple(str(finding) for finding in findings)
+
+
+def _store(spec: JobSpec) -> Iterator[Finding]:
     if "://" not in spec.run_uri or spec.run_uri.startswith("file://"):
         yield Finding(
             f"store of {spec.run_uri}",
             "it is a folder of this machine, which no pod sees",
             "Set store in the profile to an object store, or mount the folder in the pods.",
         )
+
+
+def _image(spec: JobSpec) -> Iterator[Finding]:
     if spec.placement.image.endswith(":latest") or ":" not in spec.placement.image.split("/")[-1]:
         yield Finding(
             f"image {spec.placement.image}",
             "it has no fixed tag, so a restarted pod may run other code",
             "Name a version or a digest in the profile.",
+        )
+
+
+def _names(spec: JobSpec) -> Iterator[Finding]:
+    """Of the last pod, whose name is the longest; it is also the pod's name in DNS."""
+    kind = spec.placement.kind or Kind.PYTORCHJOB
+    longest, limit = RESOURCES[kind].pod(spec.name, spec.nodes - 1), _LABEL
+    if kind in (Kind.JOBSET, Kind.TRAINJOB):
+        limit -= _RANDOM
+    elif kind is Kind.RAYJOB:
+        limit = _RAY_NAME
+    if len(longest) > limit:
+        yield Finding(
+            f"name={spec.name}",
+            f"as a {kind} it makes the name {longest}, longer than {limit} characters",
+            f"Shorten it by {len(longest) - limit}: --name.",
+            fatal=True,
+        )
+
+
+def _queue(spec: JobSpec) -> Iterator[Finding]:
+    place = spec.placement
+    unread = {"priority_class": place.priority_class, "topology": place.topology}
+    for key, value in unread.items():
+        if value and not place.queue:
+            yield Finding(
+                f"{key} without queue",
+                "only Kueue reads it, and without a queue the job passes Kueue by",
+                "Set queue in the profile, or remove it.",
+            )
+
+
+def _network(spec: JobSpec) -> Iterator[Finding]:
+    network = spec.placement.network
+    if not network.pins_memory:
+        return
+    if not network.devices:
+        yield Finding(
+            f"network={network.fabric}",
+            "no device of it is requested, so the pods see none",
+            "Set network_devices (and network_resource) in the profile.",
+        )
+    yield Finding(
+        f"network={network.fabric}",
+        "RDMA pins memory, and the pods have no IPC_LOCK: restricted Pod Security forbids it",
+        "Give the nodes' container runtime LimitMEMLOCK=infinity.",
+    )
+
+
+def _runtime(spec: JobSpec) -> Iterator[Finding]:
+    """What a TrainJob cannot carry must be in the runtime already."""
+    place, usual = spec.placement, Settings.model_fields
+    carried = {
+        "secrets": (place.secrets, ()),
+        "image_pull_policy": (place.image_pull_policy, usual["image_pull_policy"].default),
+        "metrics_port": (spec.metrics_port, usual["metrics_port"].default),
+    }
+    for key, (value, default) in carried.items():
+        if value != default:
+            yield Finding(
+                key,
+                "a TrainJob cannot set it, its runtime must",
+                f"Install the chart with the same value for runtime {place.runtime}.",
+            )
+
+
+def _ports(spec: JobSpec) -> Iterator[Finding]:
+    if spec.metrics_port in (spec.gang_port, spec.master_port):
+        yield Finding(
+            f"metrics_port={spec.metrics_port}",
+            "the nodes of a run meet on that port",
+            "Choose another in the profile.",
+            fatal=True,
         )
 
 
