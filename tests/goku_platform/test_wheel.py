@@ -1,4 +1,5 @@
-"""The wheel in an environment of its own: the command line works there without torch."""
+"""The wheel in an environment of its own: the command line works there without torch, and it brings
+the chart."""
 
 import os
 import subprocess
@@ -21,6 +22,12 @@ def run(*command: str | Path, cwd: Path = _ROOT) -> str:
     return done.stdout
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, by its path there."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
 @pytest.mark.slow
 def test_the_wheel_renders_without_torch(tmp_path: Path) -> None:
     uv, venv = Path(sys.executable).with_name("uv"), tmp_path / "venv"
@@ -37,3 +44,7 @@ def test_the_wheel_renders_without_torch(tmp_path: Path) -> None:
         "import importlib.util as u; print(u.find_spec('torch'), bool(u.find_spec('goku.config')))"
     )
     assert run(python, "-c", look, cwd=tmp_path) == "None True\n"
+
+    where = "import goku_platform; print(goku_platform.__path__[0] + '/chart')"
+    installed = Path(run(python, "-c", where, cwd=tmp_path).strip())
+    assert files(installed) == files(_ROOT / "helm" / "goku-platform")
