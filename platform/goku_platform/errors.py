@@ -6,6 +6,8 @@
       RunError           what was asked does not fit the run's state: unknown, alive, done
       TargetError        the target cannot run this job
       LintError          a manifest that would not survive its first preemption
+      ConsentError       something that a person must agree to first
+      OverdueError       no answer within --timeout
 
 ConfigError, StoreError and CorruptCheckpoint come from goku and end the same way.
 """
@@ -43,3 +45,11 @@ class TargetError(PlatformError):
 
 class LintError(PlatformError):
     """A job whose manifest breaks a rule of `render/lint`."""
+
+
+class ConsentError(PlatformError):
+    """Something that a person must agree to, and nobody did."""
+
+
+class OverdueError(PlatformError):
+    """A call that took longer than it was given."""

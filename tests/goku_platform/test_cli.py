@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
 import pytest
 import yaml
@@ -17,38 +16,11 @@ from goku.contract.exits import Cause
 from goku.contract.rundir import RunDir
 from goku.contract.store import Store
 from goku_platform.cli import app
+from goku_platform.cli.options import KindName
+from goku_platform.cli.render import Form
+from goku_platform.settings import Kind
 from tests.goku_platform import made
-
-_PROGRAM = [sys.executable, "-c", "from goku_platform.cli.app import main; main()"]
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Call(Protocol):
-    def __call__(self, *arguments: str) -> Result: ...
-
-
-@pytest.fixture
-def goku(store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run one command in this process, in an empty place."""
-
-    def call(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["goku-platform", *arguments])
-        with pytest.raises(SystemExit) as left:
-            app.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return Result(int(left.value.code or 0), out, err)
-
-    return call
+from tests.goku_platform.command import PROGRAM, Call
 
 
 @pytest.fixture
@@ -117,15 +89,6 @@ def test_a_store_that_cannot_be_written(goku: Call, tmp_path: Path) -> None:
     assert (result.code, "cannot be written" in result.err) == (1, True)
 
 
-def test_a_cluster_is_told_to_render(goku: Call, tmp_path: Path, store: str) -> None:
-    (tmp_path / "goku-platform.yaml").write_text("target: kubernetes\n")
-    Store(f"{store}/encode-images").create("latents/commits/0.json", b"{}")
-    result = goku("launch", "stage1", "--size", "tiny")
-    assert result.code == 1
-    assert "goku-platform render PRESET --freeze | kubectl apply -f -" in result.err
-    assert not RunDir(f"{store}/stage1").exists()
-
-
 def test_a_run_that_exists_is_to_be_resumed(goku: Call, trained: RunDir) -> None:
     result = goku("launch", "stage1", "--size", "tiny")
     assert (result.code, "goku-platform resume stage1" in result.err) == (1, True)
@@ -163,6 +126,30 @@ def test_render(goku: Call) -> None:
     assert goku("render", "stage2", "--json").json == manifest
 
 
+def test_render_makes_every_kind(goku: Call, tmp_path: Path) -> None:
+    assert [*map(str, Form)] == [*map(str, Kind), "helm"]
+    assert [*map(str, KindName)] == ["auto", *map(str, Kind)]
+    several = ("--set", "parallel.nodes=2", "--set", "data.packs_per_step=16")
+    service, job = yaml.safe_load_all(goku("render", "stage2", *several, "--kind", "job").out)
+    assert (service["kind"], job["kind"]) == ("Service", "Job")
+    listed = goku("render", "stage2", *several, "--kind", "job", "--json").json
+    assert (listed["kind"], listed["items"]) == ("List", [service, job])
+    wrong = goku("render", "stage2", "--kind", "rayjob")
+    assert (wrong.code, "only curation" in wrong.err) == (1, True)
+    written = goku("render", "stage2", *several, "--kind", "job", "--output", "objects")
+    assert written.out == "objects/stage2.yaml\n"
+    text = (tmp_path / "objects" / "stage2.yaml").read_text()
+    assert list(yaml.safe_load_all(text)) == [service, job]
+
+
+def test_render_writes_a_chart(goku: Call, tmp_path: Path) -> None:
+    nowhere = goku("render", "stage2", "--kind", "helm")
+    assert (nowhere.code, "--output DIR" in nowhere.err) == (2, True)
+    assert goku("render", "stage2", "--kind", "helm", "--output", "chart").code == 0
+    assert yaml.safe_load((tmp_path / "chart" / "Chart.yaml").read_text())["name"] == "stage2"
+    assert "kind: PyTorchJob" in (tmp_path / "chart" / "templates" / "job.yaml").read_text()
+
+
 def test_render_may_freeze_the_run_it_needs(goku: Call, store: str) -> None:
     refused = goku("render", "stage1", "--size", "tiny", "--freeze")
     assert (refused.code, refused.out) == (1, "")
@@ -174,23 +161,75 @@ def test_render_may_freeze_the_run_it_needs(goku: Call, store: str) -> None:
     assert (other.code, "with another configuration" in other.err) == (1, True)
 
 
-def test_a_dry_run_starts_nothing(goku: Call, store: str) -> None:
+def test_a_dry_run_shows_the_plan_and_starts_nothing(
+    goku: Call, store: str, tmp_path: Path
+) -> None:
+    (tmp_path / "goku-platform.yaml").write_text("gpus_per_node: 8\n")
     Store(f"{store}/encode-images").create("latents/commits/0.json", b"{}")
     arguments = ["launch", "stage1", "--size", "tiny", "--dry-run"]
     shown = goku(*arguments)
-    assert "at most 256 tokens" in shown.out
+    for text in (
+        "exists      nothing",
+        "model       213.5K parameters: 2 layers of width 64, 4 heads",
+        "at most 256 tokens: 2 packs, 1 on each data rank",
+        "layout      2 data x 1 sequence, ZeRO 2, fp32",
+        "every 20 steps",
+        "GPU hours; the profile has no price_per_gpu_hour",
+        "nothing was started",
+    ):
+        assert text in shown.out
     planned = goku(*arguments, "--json").json
-    assert planned["started"] is False
+    assert (planned["started"], planned["exists"], planned["gpus"]) == (False, False, 2)
     assert planned["settings"]["store"] == {"value": store, "origin": "environment"}
     assert planned["settings"]["queue"] == {"value": None, "origin": "default"}
     assert planned["estimate"]["checkpoint_bytes"] == 16 * planned["estimate"]["parameters"]
     assert planned["config"]["name"] == "stage1"
-    assert not RunDir(f"{store}/stage1").exists()
+    assert {check["name"]: check["ok"] for check in planned["checks"]} == {
+        "latents": True,
+        "job": True,
+        "saves": None,
+    }
+    assert [path.name for path in Path(store).iterdir()] == ["encode-images"]  # not even a probe
+
+
+def test_nothing_is_promised_of_cpus(goku: Call, store: str, tmp_path: Path) -> None:
+    (tmp_path / "goku-platform.yaml").write_text("gpus_per_node: 0\nprice_per_gpu_hour: 2\n")
+    shown = goku("launch", "stage1", "--size", "tiny", "--dry-run").out
+    assert "nodes       1 x 2 processes on CPUs" in shown
+    assert shown.count("not predicted on CPUs") == 2
+    assert "price" not in shown
+
+
+def test_a_dry_run_lists_what_would_refuse(goku: Call, store: str, tmp_path: Path) -> None:
+    """Without a cluster: nothing here knows one."""
+    (tmp_path / "goku-platform.yaml").write_text("target: kubernetes\nprice_per_gpu_hour: 2\n")
+    shown = goku("launch", "stage2", "--dry-run", "--set", "parallel.nodes=2")
+    assert shown.code == 1  # a value that cannot be: 16 data ranks do not divide 8 packs
+    world = ("--set", "parallel.nodes=2", "--set", "parallel.sequence=2")
+    shown = goku("launch", "stage2", "--dry-run", *world)
+    assert shown.code == 0
+    assert "would refuse  latents: data.latents=encode: there are no latents" in shown.out
+    assert "would refuse  start: training.init_from=stage1" in shown.out
+    assert "nodes       2 x 8 GPUs, 16 GPUs in all" in shown.out
+    assert "GPU hours at 2" in shown.out
+    assert "of activations" in shown.out
+    assert "which no pod sees" in shown.err
+    assert not Path(store).exists()
+
+
+def test_doctor(goku: Call, store: str, tmp_path: Path) -> None:
+    shown = goku("doctor", "stage2", "--size", "tiny")
+    assert shown.code == 1
+    assert "failed   latents  data.latents=encode: there are no latents in" in shown.out
+    assert "         -> Launch it first (goku-platform launch encode)" in shown.out
+    (tmp_path / "goku-platform.yaml").write_text("gpus_per_node: 1\n")  # fits the smallest node
+    alone = goku("doctor", "--json")
+    assert (alone.code, {check["ok"] for check in alone.json}) == (0, {True})
 
 
 def test_status(goku: Call, trained: RunDir) -> None:
     screen = goku("status", "stage1").out
-    for text in ("stopped", "30 of 40", "goodput   50.0%", "crashed", "yielded", "0 to 25"):
+    for text in ("stopped", "30 of 40", "goodput  50.0%", "crashed", "yielded", "0 to 25"):
         assert text in screen
     state = goku("status", "stage1", "--json").json
     assert (state["state"], state["advice"]) == ("stopped", "resume")
@@ -217,9 +256,44 @@ def test_checkpoints(goku: Call, trained: RunDir) -> None:
     assert goku("ckpt", "verify", "stage1", "--json").json[0]["problems"]
 
 
+def test_list(goku: Call, trained: RunDir) -> None:
+    shown = goku("list").out
+    assert "stage1  stopped  stage1  30 of 40  2" in shown
+    [line] = goku("list", "--json").json
+    assert (line["name"], line["state"], line["step"]) == ("stage1", "stopped", 30)
+    assert "holds no runs" in goku("list", "--store", "elsewhere").out
+
+
+def test_events_of_a_run_on_this_machine(goku: Call, trained: RunDir) -> None:
+    assert "knows of no event of stage1" in goku("events", "stage1").out
+    assert goku("events", "stage1", "--json").json == []
+
+
+def test_delete_asks_and_says_what_goes(goku: Call, trained: RunDir) -> None:
+    assert "the store still has all of it" in goku("delete", "stage1").out
+    refused = goku("delete", "stage1", "--checkpoints")
+    assert refused.code == 1
+    assert "  checkpoints   2 files," in refused.out
+    assert "there is no terminal to ask on. Agree in advance: --yes" in refused.err
+    assert trained.steps() == [30]
+    gone = goku("delete", "stage1", "--checkpoints", "--yes", "--json")
+    assert [one["name"] for one in gone.json["deleted"]] == ["checkpoints"]
+    assert (trained.steps(), trained.exists()) == ([], True)
+    assert goku("delete", "stage1", "--all", "--yes").code == 0
+    assert not trained.exists()
+
+
+def test_a_watch_ends_with_the_run(goku: Call, trained: RunDir) -> None:
+    assert "30 of 40" in goku("status", "stage1", "--watch").out
+    [line] = goku("status", "stage1", "--watch", "--json").out.splitlines()
+    assert json.loads(line)["state"] == "stopped"
+
+
 def test_logs_of_an_attempt(goku: Call, trained: RunDir) -> None:
     trained.store.write("logs/attempt-0001/node-0000/part-00000.log", b"[rank1]:boom\n")
     assert goku("logs", "stage1", "--attempt", "1", "--rank", "1").out == "[rank1]:boom\n"
+    assert goku("logs", "stage1", "--previous").out == "[rank1]:boom\n"
+    assert goku("logs", "stage1", "-p", "--json").json == {"line": "[rank1]:boom"}
     assert "no such attempt" in goku("logs", "stage1", "--attempt", "9").err
 
 
@@ -233,15 +307,14 @@ def test_stop_of_a_run_that_is_over(goku: Call, trained: RunDir) -> None:
 
 @pytest.mark.slow
 def test_wait_ends_with_the_supervisors_code(store: str, tmp_path: Path) -> None:
-    """The real supervisor, and a ledger that has already given up: exit 93, no rank started."""
-    run = made.run(store)
-    for _ in range(3):
-        made.attempt(run, Cause.CRASHED)
+    """The real supervisor and ranks, and no data: the user's error, and no traceback of ours."""
+    made.run(store)
     done = subprocess.run(
-        [*_PROGRAM, "resume", "stage1", "--wait"], capture_output=True, text=True, timeout=120
+        [*PROGRAM, "resume", "stage1", "--wait"], capture_output=True, text=True, timeout=250
     )
-    assert (done.returncode, "Traceback" in done.stderr) == (93, False)
-    assert "made nothing durable" in done.stdout
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "error: ended with code 1: goku-platform status stage1" in done.stderr
+    assert "encode-images" in done.stdout
 
 
 @pytest.mark.slow
@@ -272,7 +345,7 @@ def test_completion_offers_presets_and_runs(store: str, tmp_path: Path) -> None:
             "COMP_CWORD": str(len(line.split(" ")) - 1),
         }
         shown = subprocess.run(
-            _PROGRAM, env={**os.environ, **variables}, capture_output=True, text=True
+            PROGRAM, env={**os.environ, **variables}, capture_output=True, text=True
         )
         return shown.stdout.split()
 

@@ -1,20 +1,26 @@
 """From a request to a started job: what is composed, what is refused, and that a refusal writes
 nothing."""
 
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from goku.config import ConfigError, RunConfig
+from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.rundir import RunDir
-from goku.contract.store import Store, StoreError
+from goku.contract.store import Store
+from goku_platform.cluster.client import Check, Sighting
 from goku_platform.cluster.fake import FakeClient
 from goku_platform.errors import PlatformError, PreflightError, RunError, TargetError
+from goku_platform.jobs.spec import JobSpec
 from goku_platform.runs import preflight
 from goku_platform.runs.compose import Request, compose
-from goku_platform.runs.launch import launch, prepare
-from goku_platform.settings import Settings
+from goku_platform.runs.existing import look
+from goku_platform.runs.launch import draft, launch, prepare
+from goku_platform.settings import Kind, Settings
 from tests.goku_platform import made
 
 
@@ -26,9 +32,9 @@ def with_latents(store: str, name: str = "encode-images") -> None:
     Store(f"{store}/{name}").create("latents/commits/0.json", b"{}")
 
 
-def start(config: RunConfig, client: FakeClient) -> RunDir:
-    prepared = prepare(config, Settings(), client, code_version="abc")
-    return launch(prepared, client, code_version="abc")
+def start(config: RunConfig, client: FakeClient, *, force: bool = False) -> RunDir:
+    prepared = prepare(config, Settings(), client, code_version="abc", force=force)
+    return launch(prepared, client, code_version="abc", force=force)
 
 
 # --- compose
@@ -128,7 +134,7 @@ def test_a_store_that_cannot_be_written(store: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = compose(request("curate", "data.source=footage"), store=str(tmp_path / "file" / "s"))
     client = FakeClient()
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(PreflightError, match=r"cannot be written.*Choose another store"):
         start(config, client)
     assert not client.applied
 
@@ -164,3 +170,158 @@ def test_a_target_that_refuses_leaves_no_run(store: str) -> None:
     with pytest.raises(PlatformError, match="one node"):
         start(config, client)
     assert not RunDir(f"{store}/stage1").exists()
+
+
+def test_of_several_failed_checks_the_first_is_mended_and_all_are_named(store: str) -> None:
+    """The latents are missing here, and the target has its own complaint."""
+    no_queue = Check("queue", False, "queue q: it does not exist", "Name another in the profile.")
+    client, config = FakeClient(checks=(no_queue,)), compose(request("stage1"), store=store)
+    with pytest.raises(PreflightError) as caught:
+        start(config, client)
+    text = str(caught.value)
+    assert text.startswith("data.latents=encode-images: there are no latents")
+    assert "Failed too: queue (queue q: it does not exist)" in text
+    assert not Path(store).exists()
+
+
+def test_what_could_not_be_found_out_does_not_refuse(store: str) -> None:
+    with_latents(store)
+    client = FakeClient(checks=(Check("quota", None, "no right to look"),))
+    assert start(compose(request("stage1"), store=store), client).exists()
+
+
+def test_the_kind_is_chosen_by_the_target(store: str) -> None:
+    with_latents(store)
+    client, config = FakeClient(kind=Kind.JOBSET), compose(request("stage1"), store=store)
+    prepared = prepare(config, Settings(), client, code_version="abc")
+    assert (prepared.spec.placement.kind, prepared.why) == (Kind.JOBSET, "in memory")
+    launch(prepared, client, code_version="abc")
+    assert client.applied == [prepared.spec]
+
+
+def test_saves_that_were_slower_than_the_stop_budget_refuse(store: str) -> None:
+    """A launch believes what the run before has measured, not the rate in the profile."""
+    with_latents(store, "encode")
+    previous = made.run(store, "stage1")
+    made.checkpoint(previous, 40)
+    made.attempt(previous, Cause.DONE, durable_step=40, seconds={"checkpoint_stall": 30.0})
+    config = compose(request("stage2"), store=store)
+    assert start(config, FakeClient()).exists()  # two saves of 15 s: even a slow one fits into 60 s
+    made.attempt(previous, Cause.DONE, durable_step=40, seconds={"checkpoint_stall": 150.0})
+    again = compose(request("stage2", name="again"), store=store)
+    with pytest.raises(PreflightError, match=r"a save took 75 s .* the stop budget is 60 s"):
+        start(again, FakeClient())
+
+
+# --- a dry run
+
+
+def test_a_draft_lists_what_is_missing_and_asks_nobody(store: str) -> None:
+    config = compose(request("stage2"), store=store)
+    drafted = draft(config, Settings(), code_version="abc")
+    assert [check.name for check in drafted.report.failed] == ["latents", "start"]
+    assert drafted.existing is not None
+    assert str(drafted.existing) == "nothing"
+    assert not Path(store).exists()
+
+
+def test_a_draft_says_what_is_there_already(store: str) -> None:
+    run = made.run(store)
+    made.checkpoint(run, 20)
+    made.attempt(run, Cause.CRASHED)
+    drafted = draft(compose(request("stage1"), store=store), Settings(), code_version="abc")
+    assert str(drafted.existing) == "attempt 1 crashed, step 20"
+
+
+def test_a_draft_survives_a_store_that_cannot_be_read(tmp_path: Path, store: str) -> None:
+    (tmp_path / "file").touch()
+    config = compose(request("stage1", "data.latents=/tmp/none"), store=store)
+    unread = config.model_copy(update={"store": "nope://bucket"})
+    drafted = draft(unread, Settings(), code_version="abc")
+    assert drafted.existing is None
+    assert "this store cannot be opened" in drafted.report.failed[-1].detail
+
+
+# --- interrupts
+
+
+class Interrupted(FakeClient):
+    """Ctrl-C while the job is being made, before or after the target has it."""
+
+    made_it = False
+
+    def apply(self, spec: JobSpec) -> None:
+        if self.made_it:
+            super().apply(spec)
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_launch_takes_the_run_back(store: str) -> None:
+    with_latents(store)
+    config = compose(request("stage1"), store=store)
+    with pytest.raises(KeyboardInterrupt):
+        start(config, Interrupted())
+    assert not RunDir(f"{store}/stage1").exists()
+    other = compose(request("stage1", "training.steps=41"), store=store)  # thought better of it
+    assert start(other, FakeClient()).exists()
+
+
+def test_an_interrupt_after_the_start_leaves_the_run(store: str) -> None:
+    with_latents(store)
+    client = Interrupted()
+    client.made_it = True
+    with pytest.raises(KeyboardInterrupt):
+        start(compose(request("stage1"), store=store), client)
+    assert RunDir(f"{store}/stage1").exists()
+
+
+def test_an_interrupt_never_takes_back_what_was_there(store: str) -> None:
+    with_latents(store)
+    config = compose(request("stage1"), store=store)
+    start(config, FakeClient())
+    with pytest.raises(KeyboardInterrupt):
+        start(config, Interrupted(), force=True)
+    assert RunDir(f"{store}/stage1").exists()
+
+
+# --- alive elsewhere
+
+
+def test_a_run_that_is_alive_elsewhere_is_taken_over_only_by_force(store: str) -> None:
+    with_latents(store)
+    config = compose(request("stage1"), store=store)
+    run = start(config, FakeClient())
+    attempt = made.attempt(run, Cause.RUNNING)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0", "pod-1")))
+    client = FakeClient()
+    with pytest.raises(RunError, match=r"alive on pod-0, pod-1.* Only one attempt can commit"):
+        start(config, client)
+    start(config, client, force=True)
+    assert len(client.applied) == 1
+    assert run.store.exists("attempts/0001.resume")
+    with pytest.raises(RunError, match="it is running"):  # here: the target would refuse as well
+        start(config, client, force=True)
+
+
+def test_force_does_not_change_what_a_run_computes(store: str) -> None:
+    with_latents(store)
+    start(compose(request("stage1"), store=store), FakeClient())
+    other = compose(request("stage1", "training.steps=41"), store=store)
+    with pytest.raises(ConfigError, match="with another configuration"):
+        start(other, FakeClient(), force=True)
+
+
+@pytest.mark.parametrize(
+    ("age", "host", "seen"),
+    [
+        (60.0, "pod-0", Sighting(alive=False)),  # it is cold
+        (0.0, socket.gethostname(), Sighting(alive=False)),  # it was here, and is gone
+        (0.0, "pod-0", Sighting(alive=False, place="JobSet stage1")),  # the target saw it end
+    ],
+)
+def test_a_pulse_that_says_nothing(store: str, age: float, host: str, seen: Sighting) -> None:
+    run, client = made.run(store), FakeClient()
+    attempt = made.attempt(run, Cause.RUNNING)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time() - age, hosts=(host,)))
+    client.sightings[run.uri] = seen
+    assert look(run, client).elsewhere == ""

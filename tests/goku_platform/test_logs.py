@@ -76,6 +76,37 @@ def test_following_ends_with_the_process_and_misses_nothing(
     assert list(logs(run, client, follow=True)) == ["part 0", "part 1", "part 2", "part 3"]
 
 
+def test_parts_are_in_the_order_of_their_numbers(run: RunDir) -> None:
+    """Five digits ran over after some days, and a name is not a number."""
+    part(run, 99_999, b"before\n")
+    part(run, 100_000, b"after\n")
+    assert list(logs(run, FakeClient())) == ["before", "after"]
+
+
+def test_the_attempt_before_the_newest(run: RunDir) -> None:
+    made.attempt(run, Cause.DONE)
+    part(run, 0, b"first\n")
+    part(run, 0, b"second\n", attempt=2)
+    assert list(logs(run, FakeClient(), previous=True)) == ["first"]
+    with pytest.raises(RunError, match=r"--previous: --attempt 1 says already which"):
+        list(logs(run, FakeClient(), previous=True, attempt=1))
+
+
+def test_there_is_no_attempt_before_the_first(run: RunDir) -> None:
+    with pytest.raises(RunError, match=r"--previous: run 'stage1' has no such attempt"):
+        list(logs(run, FakeClient(), previous=True))
+
+
+def test_a_living_attempt_that_has_shipped_nothing_is_read_from_its_pods(run: RunDir) -> None:
+    client = FakeClient(lines={run.uri: ["goku: begin", "[rank1]:hi"]})
+    assert list(logs(run, client)) == []  # it is over: there is nothing
+    client.sightings[run.uri] = Sighting(alive=True)
+    assert list(logs(run, client)) == ["goku: begin", "[rank1]:hi"]
+    assert list(logs(run, client, rank=3)) == ["[rank1]:hi"]
+    part(run, 0, b"shipped\n")
+    assert list(logs(run, client)) == ["shipped"]
+
+
 def test_before_the_first_attempt_the_target_is_asked(store: str) -> None:
     run, client = made.run(store), FakeClient()
     client.lines[run.uri] = ["goku: error: no such thing"]

@@ -1,17 +1,21 @@
 """Resume, stop and wait, against a client in memory."""
 
+import time
+
 import pytest
 
 from goku.config import ConfigError
+from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
+from goku.contract.pod import Progress
 from goku.contract.rundir import RunDir
+from goku_platform.cluster.client import Check
 from goku_platform.cluster.fake import FakeClient
-from goku_platform.cluster.kubernetes import KubernetesClient
-from goku_platform.errors import RunError, TargetError
+from goku_platform.errors import PreflightError, RunError
 from goku_platform.runs import wait
 from goku_platform.runs.resume import resume
 from goku_platform.runs.stop import stop
-from goku_platform.settings import Settings
+from goku_platform.settings import Kind, Settings
 from tests.goku_platform import made
 
 
@@ -103,10 +107,61 @@ def test_without_the_process_the_ledger_tells(store: str) -> None:
     assert wait.exit_code(run, client) == 143
 
 
-def test_kubernetes_says_how_to_go_on(store: str) -> None:
-    run, client = made.run(store), KubernetesClient()
-    with pytest.raises(TargetError, match=r"render PRESET --freeze \| kubectl apply -f -"):
-        resume(run, Settings(), client, code_version="abc")
-    with pytest.raises(TargetError, match="kubectl delete pytorchjob stage1"):
-        stop(run, client)
-    assert client.get(run.uri).alive is None
+def test_a_person_is_on_record_for_the_next_attempt(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    made.attempt(run, Cause.USER_ERROR)
+    assert Ledger(run).final() is not None
+    again(run, client)
+    assert Ledger(run).final() is None
+
+
+def test_a_refusal_leaves_no_mark(store: str) -> None:
+    run = made.run(store)
+    made.attempt(run, Cause.USER_ERROR)
+    client = FakeClient(checks=(Check("queue", False, "queue q: it does not exist", "Mend it."),))
+    with pytest.raises(PreflightError, match="queue q: it does not exist"):
+        again(run, client, "parallel.processes_per_node=1")
+    assert Ledger(run).final() is not None
+    assert run.config().parallel.processes_per_node == 2
+
+
+def test_another_kind_and_what_came_of_it(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    made.checkpoint(run, 20)
+    made.attempt(run, Cause.YIELDED)
+    begun = resume(run, Settings(kind=Kind.JOB), client, code_version="abc")
+    assert (begun.from_step, begun.spec.placement.kind) == (20, Kind.JOB)
+    assert client.applied[0].placement.kind is Kind.JOB
+
+
+def test_a_run_that_is_alive_elsewhere_needs_force(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    attempt = made.attempt(run, Cause.RUNNING)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0",)))
+    with pytest.raises(RunError, match=r"alive on pod-0, .*resume stage1 --force"):
+        again(run, client)
+    resume(run, Settings(), client, code_version="abc", force=True)
+    assert len(client.applied) == 1
+
+
+def test_stop_now_closes_the_record_that_nobody_else_can(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    again(run, client)
+    attempt = made.attempt(run, Cause.RUNNING)
+    beat = Progress(
+        rank=0, pid=1, section="step", budget_seconds=9, first_step=0, step=27, durable_step=20
+    )
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0",), progress=beat))
+    stop(run, client, now=True)
+    assert client.killed == [run.uri]
+    closed = Ledger(run).get(attempt.number)
+    assert (closed.cause, closed.lost_steps, closed.last_step) == (Cause.KILLED, 7, 27)
+    again(run, client)  # its pulse is fresh, and yet nothing of it lives
+
+
+def test_stop_leaves_a_record_that_the_supervisor_closed(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    again(run, client)
+    made.attempt(run, Cause.YIELDED, message="asked to stop")
+    stop(run, client)
+    assert Ledger(run).get(1).message == "asked to stop"

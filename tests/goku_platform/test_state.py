@@ -5,19 +5,27 @@ import itertools
 import pytest
 
 from goku.contract.exits import Cause
-from goku_platform.jobs.state import RunState, state_of
+from goku_platform.jobs.state import WORDS, RunState, Wait, state_of
 
 
 @pytest.mark.parametrize(
-    ("cause", "alive"), list(itertools.product([None, *Cause], [True, False, None]))
+    ("cause", "alive", "wait"), list(itertools.product([None, *Cause], [True, False, None], Wait))
 )
-def test_every_combination_has_a_row(cause: Cause | None, alive: bool | None) -> None:
-    row = state_of(cause, alive=alive)
+def test_every_combination_has_a_row(cause: Cause | None, alive: bool | None, wait: Wait) -> None:
+    row = state_of(cause, alive=alive, wait=wait)
     assert row.advice
-    if cause is not Cause.DONE and alive:
-        assert row.state in (RunState.STARTING, RunState.RUNNING)
-    if alive is False:
+    if cause is Cause.DONE:
+        assert row.state is RunState.DONE
+    elif alive:
+        waits = {Wait.QUEUE: RunState.QUEUED, Wait.PODS: RunState.PENDING}
+        assert row.state is waits.get(wait, row.state)
+        assert (row.state in waits.values()) == (wait in waits)
+    elif alive is False:
         assert row.state not in (RunState.STARTING, RunState.RUNNING)
+
+
+def test_every_state_can_be_said() -> None:
+    assert set(WORDS) == set(RunState)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +41,7 @@ def test_every_combination_has_a_row(cause: Cause | None, alive: bool | None) ->
         (Cause.YIELDED, False, RunState.STOPPED),
         (Cause.USER_ERROR, False, RunState.FAILED),
         (Cause.NO_PROGRESS, None, RunState.FAILED),
+        (Cause.SUPERSEDED, False, RunState.FAILED),
         (Cause.DONE, False, RunState.DONE),
         (Cause.DONE, True, RunState.DONE),
     ],

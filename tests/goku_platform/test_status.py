@@ -1,10 +1,12 @@
 """What `status` makes of a ledger, metrics and heartbeats made by hand."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.pod import PodDir, Progress
 from goku.contract.rundir import RunDir
@@ -12,6 +14,7 @@ from goku_platform.cluster.client import Sighting
 from goku_platform.cluster.fake import FakeClient
 from goku_platform.jobs.state import RunState
 from goku_platform.runs.status import Training, goodput, status
+from goku_platform.settings import Settings
 from tests.goku_platform import made
 
 
@@ -120,3 +123,53 @@ def test_other_jobs_have_no_steps(store: str) -> None:
 def test_goodput_is_over_all_attempts() -> None:
     assert goodput([]) is None
     assert goodput([{"productive": 3.0}, {"startup": 1.0}, {}]) == 0.75
+
+
+# --- what a cluster adds
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "position"),
+    [
+        (Sighting(alive=True, waiting="2 more GPUs", queue_position=3), RunState.QUEUED, 3),
+        (Sighting(alive=True, waiting="no node", pods={"Pending": 2}), RunState.PENDING, None),
+        (Sighting(alive=True, pods={"Running": 2}), RunState.STARTING, None),
+    ],
+)
+def test_a_run_that_waits_says_why(
+    store: str, seen: Sighting, state: RunState, position: int | None
+) -> None:
+    run, client = made.run(store), FakeClient()
+    made.attempt(run, Cause.YIELDED)  # of before it was preempted
+    client.sightings[run.uri] = seen
+    now = status(run, client)
+    assert (now.state, now.waiting, now.queue_position) == (state, seen.waiting, position)
+    assert now.pods == seen.pods
+
+
+def test_without_a_pod_folder_the_pulse_tells(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    attempt = made.attempt(run, Cause.RUNNING)
+    beat = Progress(rank=0, pid=1, section="step", budget_seconds=9, first_step=0, step=12)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0",), progress=beat))
+    client.sightings[run.uri] = Sighting(alive=True, place="JobSet stage1")
+    now = status(run, client)
+    assert (now.state, now.section, now.place) == (RunState.RUNNING, "step", "JobSet stage1")
+    assert training(run, client).step == 12
+    client.sightings.clear()  # another target: it sees nothing, and the pulse is fresh
+    now = status(run, client)
+    assert (now.state, now.alive, now.place) == (RunState.RUNNING, None, "pod-0")
+
+
+def test_lost_steps_hours_and_cost_are_of_all_attempts(store: str) -> None:
+    run = made.run(store)
+    for _ in range(2):  # 100 s on 1 x 2 each
+        made.attempt(run, Cause.CRASHED, lost_steps=5)
+    made.attempt(run, Cause.LOST, ended_at=None)  # nobody saw it end: it is not counted
+    now = status(run, FakeClient(), settings=Settings(price_per_gpu_hour=9.0))
+    assert now.lost_steps == 10
+    assert now.gpu_hours == pytest.approx(400 / 3600)
+    assert now.cost == pytest.approx(1.0)
+    free = status(run, FakeClient(), settings=Settings())
+    assert (free.gpu_hours, free.cost) == (now.gpu_hours, None)
+    assert status(run, FakeClient(), settings=Settings(gpus_per_node=0)).gpu_hours is None

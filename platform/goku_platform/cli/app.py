@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from goku_platform.cli import ckpt, launch, logs, presets, render, resume, status, stop
+from goku_platform.cli import (
+    ckpt,
+    delete,
+    doctor,
+    events,
+    launch,
+    list,
+    logs,
+    presets,
+    render,
+    resume,
+    status,
+    stop,
+)
 
 app = typer.Typer(
     name="goku-platform",
@@ -39,14 +52,19 @@ def _root(
     """Holds the options that stand before a verb."""
 
 
+# in the order in which a new user needs them
+app.command()(presets.presets)
+app.command()(doctor.doctor)
 app.command()(launch.launch)
-app.command()(render.render)
 app.command()(status.status)
 app.command()(logs.logs)
-app.command()(resume.resume)
+app.command()(events.events)
+app.command("list")(list.list_runs)
 app.command()(stop.stop)
+app.command()(resume.resume)
 app.add_typer(ckpt.app, name="ckpt")
-app.command()(presets.presets)
+app.command()(delete.delete)
+app.command()(render.render)
 
 
 def main() -> None:

@@ -18,14 +18,17 @@ def ls(
     run: options.RunName,
     store: options.StoreUri = None,
     profile: options.ProfileFile = None,
+    timeout: options.Timeout = options.SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints; sizes are checked, bytes are not read."""
+    from goku_platform.cli.deadline import limit
     from goku_platform.cli.output import emit_json, table
     from goku_platform.runs.checkpoints import listing
 
-    found, _, _ = options.choose(run, profile, store)
-    kept = listing(found)
+    with limit(timeout, "ckpt ls"):
+        found, _, _ = options.choose(run, profile, store, timeout)
+        kept = listing(found)
     if as_json:
         emit_json(kept)
     elif kept:
@@ -42,14 +45,17 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="Every committed checkpoint.")] = False,
     store: options.StoreUri = None,
     profile: options.ProfileFile = None,
+    timeout: options.Timeout = options.SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Read every byte and compare; exit 1 if one has changed."""
     from goku.contract.exits import Exit
+    from goku_platform.cli.deadline import limit
     from goku_platform.cli.output import emit_json, size
     from goku_platform.runs.checkpoints import verified
 
-    found, _, _ = options.choose(run, profile, store)
+    with limit(timeout, "ckpt verify"):
+        found, _, _ = options.choose(run, profile, store, timeout)
     looked = verified(found, step=step, every=every)
     if as_json:
         emit_json(looked)

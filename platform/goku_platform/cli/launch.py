@@ -1,15 +1,13 @@
 """`launch`: start a preset as a run."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from goku_platform.cli import options
 
 if TYPE_CHECKING:
-    from goku_platform.jobs.estimate import Estimate
-    from goku_platform.runs.launch import Prepared
+    from goku.config import RunConfig
     from goku_platform.settings import Profile
 
 
@@ -18,84 +16,117 @@ def launch(
     size: options.Size = "2b",
     name: options.Name = None,
     start_from: options.StartFrom = None,
-    store: options.StoreUri = None,
-    profile: options.ProfileFile = None,
     overrides: options.Overrides = None,
+    kind: options.KindOfJob = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and estimate; start nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show the plan and what is missing; needs no cluster."),
     ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show what would change on the cluster; start nothing.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Take over a run that is alive elsewhere: only the new attempt can commit.",
+        ),
+    ] = False,
+    yes: options.Yes = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run; exit with its exit code.")
     ] = False,
+    store: options.StoreUri = None,
+    profile: options.ProfileFile = None,
+    timeout: options.Timeout = options.SECONDS,
     as_json: options.Json = False,
 ) -> None:
-    """Start a preset as a run."""
-    from goku_platform.cli.output import emit_json, warn
-    from goku_platform.cli.waiting import follow
-    from goku_platform.runs.compose import Request, compose
-    from goku_platform.runs.launch import launch, prepare
+    """Start a preset as a run.
+
+    First every check that doctor makes, then the plan: layout, memory, time, price, what is there
+    already under the name. On a cluster it asks before it starts anything.
+    """
     from goku_platform.version import code_version
 
-    chosen = options.load(profile, store)
-    client, version = options.client(chosen.settings), code_version()
-    request = Request(
-        preset=preset, size=size, name=name, start_from=start_from, overrides=tuple(overrides or ())
+    if dry_run and diff:
+        raise typer.BadParameter("--dry-run asks no cluster, and --diff does: give one of them")
+    profiled = options.load(profile, store, kind)
+    config = options.compose(
+        profiled, preset, size=size, name=name, start_from=start_from, overrides=overrides
     )
-    config = compose(request, store=chosen.settings.store)
-    prepared = prepare(config, chosen.settings, client, code_version=version)
-    warn(prepared.warnings)
-    if as_json:
-        emit_json(_record(prepared, chosen, started=not dry_run))
-    else:
-        _describe(prepared, size, chosen)
+    asked = _Asked(config, profiled, code_version(), size, timeout, as_json)
     if dry_run:
-        return
-    run = launch(prepared, client, code_version=version)
+        _dry_run(asked)
+    elif diff:
+        _diff(asked)
+    else:
+        _launch(asked, force=force, yes=yes, wait=wait)
+
+
+class _Asked(NamedTuple):
+    """What the arguments say, whichever way it goes on."""
+
+    config: "RunConfig"
+    profile: "Profile"
+    version: str
+    size: str
+    timeout: float
+    as_json: bool
+
+
+def _dry_run(asked: _Asked) -> None:
+    from goku_platform.cli import plan
+    from goku_platform.cli.deadline import limit
+    from goku_platform.cli.output import emit_json, warn
+    from goku_platform.runs.launch import draft
+
+    with limit(asked.timeout, "launch --dry-run"):
+        prepared = draft(asked.config, asked.profile.settings, code_version=asked.version)
+    warn(prepared.report.warnings)
+    if asked.as_json:
+        emit_json(plan.record(prepared, asked.profile, started=False))
+    else:
+        plan.show(prepared, asked.size, asked.profile)
+        plan.show_findings(prepared)
+
+
+def _diff(asked: _Asked) -> None:
+    from goku_platform.cli.deadline import limit
+    from goku_platform.cli.output import emit_json
+    from goku_platform.runs.launch import diff
+
+    settings = asked.profile.settings
+    with limit(asked.timeout, "launch --diff"):
+        client = options.client(settings, asked.timeout)
+        changes = diff(asked.config, settings, client, code_version=asked.version)
+    if asked.as_json:
+        emit_json({"name": asked.config.name, "diff": changes})
+    else:
+        typer.echo(changes or "nothing would change", nl=not changes)
+
+
+def _launch(asked: _Asked, *, force: bool, yes: bool, wait: bool) -> None:
+    from goku_platform.cli import plan
+    from goku_platform.cli.consent import ask
+    from goku_platform.cli.deadline import limit
+    from goku_platform.cli.output import emit_json, warn
+    from goku_platform.cli.waiting import follow
+    from goku_platform.runs.launch import launch, prepare
+
+    settings, version = asked.profile.settings, asked.version
+    client = options.client(settings, asked.timeout)
+    with limit(asked.timeout, "launch"):
+        prepared = prepare(asked.config, settings, client, code_version=version, force=force)
+    warn(prepared.report.warnings)
+    if not asked.as_json:
+        plan.show(prepared, asked.size, asked.profile)
+    if settings.target == "kubernetes":
+        ask(f"Start {asked.config.name}?", yes=yes, verb="launch")
+    with limit(asked.timeout, "launch"):  # the answer's time did not count
+        run = launch(prepared, client, code_version=version, force=force)
+    if asked.as_json:
+        emit_json(plan.record(prepared, asked.profile, started=True))
     if wait:
-        follow(run, client, to_stderr=as_json)
-    if not as_json:
-        typer.echo(f"started. Watch it: goku-platform status {run.name}")
-
-
-def _describe(prepared: "Prepared", size: str, profile: "Profile") -> None:
-    from goku_platform.cli.output import facts
-
-    spec, settings = prepared.spec, profile.settings
-    facts(
-        {
-            "run": spec.run_uri,
-            "job": f"{spec.job} ({prepared.config.preset}, {size})",
-            "target": f"{settings.target}: {spec.nodes} x {spec.processes_per_node} processes",
-            **_numbers(prepared.estimate),
-        }
-    )
-
-
-def _numbers(estimate: "Estimate") -> dict[str, str | None]:
-    from goku_platform.cli.output import count, duration, size
-
-    if estimate.checkpoint_bytes is None:
-        return {}
-    return {
-        "parameters": count(estimate.parameters),
-        "step": f"at most {count(estimate.tokens_per_step)} tokens",
-        "checkpoint": f"{size(estimate.checkpoint_bytes)}, a slow save "
-        f"{duration(estimate.save_seconds)}",
-        "memory": f"{size(estimate.state_bytes_per_process)} of state a process, "
-        "activations come on top",
-    }
-
-
-def _record(prepared: "Prepared", profile: "Profile", *, started: bool) -> dict[str, Any]:
-    spec = prepared.spec
-    return {
-        "name": spec.name,
-        "uri": spec.run_uri,
-        "started": started,
-        "nodes": spec.nodes,
-        "processes_per_node": spec.processes_per_node,
-        "estimate": asdict(prepared.estimate),
-        "warnings": prepared.warnings,
-        "settings": profile.explain(),
-        "config": prepared.config,
-    }
+        follow(run, client, to_stderr=asked.as_json)
+    if not asked.as_json:
+        typer.echo(f"started. Watch it: goku-platform status {run.name} --watch")

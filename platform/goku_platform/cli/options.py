@@ -1,14 +1,29 @@
 """Options that several verbs share, their completion, and the profile and client they choose."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from goku.config import RunConfig
     from goku.contract.rundir import RunDir
     from goku_platform.cluster.client import Client
     from goku_platform.settings import Profile, Settings
+
+SECONDS = 60.0  # a cold store and a busy API server answer in a tenth of that
+
+
+class KindName(StrEnum):
+    """`settings.Kind`, which costs too much to import for help, and leaving the choice open."""
+
+    AUTO = "auto"
+    PYTORCHJOB = "pytorchjob"
+    TRAINJOB = "trainjob"
+    JOBSET = "jobset"
+    JOB = "job"
+    RAYJOB = "rayjob"
 
 
 def _presets(incomplete: str) -> list[str]:
@@ -28,6 +43,10 @@ def _keys(incomplete: str) -> list[str]:
     from goku.config.section import keys
 
     return [f"{key}=" for key in keys(RunConfig) if key.startswith(incomplete)]
+
+
+def _world_keys(incomplete: str) -> list[str]:
+    return [key for key in _keys(incomplete) if key.startswith("parallel.")]
 
 
 def _runs(context: typer.Context, incomplete: str) -> list[str]:
@@ -63,6 +82,15 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", autocompletion=_keys, help="Override one key; repeatable."
     ),
 ]
+World = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=_world_keys,
+        help="Go on with another world: a key of parallel.*; repeatable.",
+    ),
+]
 StoreUri = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="Where runs live; else the profile's.")
 ]
@@ -70,27 +98,84 @@ ProfileFile = Annotated[
     Path | None,
     typer.Option("--profile", metavar="FILE", help="Cluster profile; else ./goku-platform.yaml."),
 ]
+KindOfJob = Annotated[
+    KindName | None,
+    typer.Option("--kind", help="Kind of job object on a cluster; else the profile's."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0,
+        help="Give up if store or cluster have not answered by then.",
+    ),
+]
 
 
-def load(profile: Path | None, store: str | None) -> "Profile":
-    """The profile with its origins."""
+def load(profile: Path | None, store: str | None, kind: KindName | None = None) -> "Profile":
+    """The profile with its origins; `kind` outranks its kind."""
     from goku_platform import settings
 
-    return settings.load(profile, store=store)
+    loaded = _here(settings.load(profile, store=store))
+    if kind is None:
+        return loaded
+    wanted = None if kind is KindName.AUTO else settings.Kind(kind)
+    return loaded._replace(
+        settings=loaded.settings.model_copy(update={"kind": wanted}),
+        origin={**loaded.origin, "kind": "option"},
+    )
 
 
-def client(settings: "Settings") -> "Client":
-    """The client of the profile's target."""
+def _here(profile: "Profile") -> "Profile":
+    """On this machine, unless the profile says more: no GPU is planned, or paid, that is not."""
+    local, said = profile.settings.target == "local", profile.origin["gpus_per_node"] != "default"
+    if not local or said or any(Path("/dev").glob("nvidia[0-9]*")):
+        return profile
+    return profile._replace(settings=profile.settings.model_copy(update={"gpus_per_node": 0}))
+
+
+def client(settings: "Settings", seconds: float) -> "Client":
+    """The client of the profile's target; one call of it takes `seconds` at most."""
+    if settings.target == "local":
+        from goku_platform.cluster.local import LocalClient
+
+        return LocalClient()
     from goku_platform.cluster.kubernetes import KubernetesClient
-    from goku_platform.cluster.local import LocalClient
+    from goku_platform.render.kinds import render
 
-    return LocalClient() if settings.target == "local" else KubernetesClient()
+    return KubernetesClient(settings, render=render, timeout_seconds=max(seconds, 1e-3))
 
 
-def choose(run: str, profile: Path | None, store: str | None) -> "tuple[RunDir, Settings, Client]":
+def choose(
+    run: str,
+    profile: Path | None,
+    store: str | None,
+    seconds: float,
+    kind: KindName | None = None,
+) -> "tuple[RunDir, Settings, Client]":
     """The run that a verb is about, the settings and the client to reach it with."""
     from goku_platform.runs.find import find
 
-    settings = load(profile, store).settings
-    return find(run, store=settings.store), settings, client(settings)
+    settings = load(profile, store, kind).settings
+    return find(run, store=settings.store), settings, client(settings, seconds)
+
+
+def compose(
+    profile: "Profile",
+    preset: str,
+    *,
+    size: str,
+    name: str | None,
+    start_from: str | None,
+    overrides: list[str] | None,
+) -> "RunConfig":
+    """The configuration that the arguments of `launch` ask for."""
+    from goku_platform.runs.compose import Request, compose
+
+    request = Request(
+        preset=preset, size=size, name=name, start_from=start_from, overrides=tuple(overrides or ())
+    )
+    return compose(request, store=profile.settings.store)

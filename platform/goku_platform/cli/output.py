@@ -4,11 +4,21 @@ rich is imported on use: it costs 0.1 s, and JSON does not need it.
 """
 
 import json
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+_UNFOLDED = 10_000  # columns
+
+Facts = Mapping[str, str | None]
 
 
 def emit_json(value: Any) -> None:
@@ -16,25 +26,49 @@ def emit_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=_plain))
 
 
-def facts(rows: Mapping[str, str | None]) -> None:
+def emit_line(value: Any, *, err: bool = False) -> None:
+    """One JSON document on one line: for streams."""
+    typer.echo(json.dumps(value, default=_plain), err=err)
+
+
+def facts(rows: Facts) -> None:
     """Aligned `name  value` lines; None leaves the line out."""
-    width = max(len(name) for name in rows)
-    for name, value in rows.items():
-        if value is not None:
-            typer.echo(f"{name:<{width}}  {value}")
+    for line in fact_lines(rows):
+        typer.echo(line)
+
+
+def fact_lines(rows: Facts) -> list[str]:
+    shown = {name: value for name, value in rows.items() if value is not None}
+    width = max(map(len, shown))
+    return [f"{name:<{width}}  {value}" for name, value in shown.items()]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table as wide as the terminal; long cells are folded, never cut."""
+    show(grid(columns, rows))
+
+
+def show(one: "RenderableType") -> None:
+    """Print on the terminal, or into a pipe or file, where no line is folded."""
+    console().print(one)
+
+
+def console() -> "Console":
     from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _UNFOLDED
+    return Console(markup=False, highlight=False, width=width)
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     from rich.table import Table
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*row)
-    Console(markup=False, highlight=False).print(grid)
+        made.add_row(*row)
+    return made
 
 
 def warn(lines: Iterable[str]) -> None:
@@ -59,14 +93,29 @@ def size(nbytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """12 s, 3 min 20 s, 5 h 12 min."""
+    """12 s, 3 min 20 s, 5 h 12 min, 4 d 3 h."""
     if seconds is None:
         return "-"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    if hours < 48:
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def ago(at: float | None) -> str:
+    """How long ago a unix time was."""
+    return "-" if at is None else f"{duration(max(0.0, round(time.time() - at)))} ago"
+
+
+def share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
+
+
+def number(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -1,56 +1,129 @@
-"""`status`: one screen about a run."""
+"""`status`: one screen about a run, once or live."""
 
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from goku_platform.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
+
     from goku.contract.attempts import Attempt
+    from goku_platform.cli.output import Facts
     from goku_platform.runs.status import Status, Training
+
+_COLUMNS = ("", "cause", "code", "steps", "lost", "world", "time", "goodput", "message")
 
 
 def status(
     run: options.RunName,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", "-w", help="Show every change until the run ends; JSON is one line each."
+        ),
+    ] = False,
     store: options.StoreUri = None,
     profile: options.ProfileFile = None,
+    timeout: options.Timeout = options.SECONDS,
     as_json: options.Json = False,
 ) -> None:
-    """Show how a run stands, why its attempts ended, and what to do next."""
-    from goku_platform.cli.output import emit_json
-    from goku_platform.runs.status import status
+    """Show how a run stands, and what to do next.
 
-    found, _, client = options.choose(run, profile, store)
-    state = status(found, client)
-    if as_json:
+    Its state, why it waits, its pods and the first trouble, every attempt with the cause of its
+    end, steps done, durable and lost, pace, goodput and cost.
+    """
+    from goku_platform.cli.deadline import limit
+    from goku_platform.cli.output import emit_json, show
+    from goku_platform.runs.status import status
+    from goku_platform.runs.watch import watch as changes
+
+    with limit(timeout, "status"):
+        found, settings, client = options.choose(run, profile, store, timeout)
+        state = status(found, client, settings=settings)
+    if watch:
+        _follow(changes(found, client, settings), as_json=as_json)
+    elif as_json:
         emit_json(state)
     else:
-        _show(state)
+        show(screen(state))
 
 
-def _show(state: "Status") -> None:
-    from goku_platform.cli.output import count, facts, table
+def screen(state: "Status") -> "RenderableType":
+    """Everything about a run that a person wants to see first."""
+    from rich.console import Group
+    from rich.text import Text
 
-    facts(
+    from goku_platform.cli.output import count, fact_lines, grid
+
+    lines = fact_lines(
         {
             "run": state.uri,
-            "state": f"{state.state}{f' ({state.section})' if state.section else ''}",
+            "state": f"{state.state}{f' ({state.section})' if state.section else ''}: "
+            f"{state.words}",
+            "waits for": _waiting(state),
+            "pods": ", ".join(f"{n} {phase}" for phase, n in sorted(state.pods.items())) or None,
+            "trouble": state.trouble or None,
             "job": f"{state.job} ({state.preset})",
             "model": f"{count(state.parameters)} parameters" if state.training else None,
-            **(_progress(state.training) if state.training else {}),
-            "goodput": _share(state.goodput),
+            **(_progress(state, state.training) if state.training else {}),
+            "goodput": _goodput(state),
             "seconds": _seconds(state.attempts),
+            "cost": _cost(state),
             "lives as": state.place or None,
             "metrics": state.metrics_url,
             "next": f"{state.advice}{_where(state)}",
         }
     )
-    if state.attempts:
-        columns = ("", "cause", "code", "steps", "lost", "world", "time", "goodput", "message")
-        table(columns, (_row(attempt) for attempt in state.attempts))
+    text = Text("\n".join(lines))
+    if not state.attempts:
+        return text
+    return Group(text, grid(_COLUMNS, (_row(attempt) for attempt in state.attempts)))
 
 
-def _progress(training: "Training") -> dict[str, str | None]:
+def _follow(states: "Iterator[Status]", *, as_json: bool) -> None:
+    """Ctrl-C ends the watching, not the run."""
+    from goku_platform.cli.output import emit_line
+
+    if as_json:
+        for state in states:
+            emit_line(state)
+        return
+    with _shown() as show:
+        for state in states:
+            show(screen(state))
+
+
+@contextmanager
+def _shown() -> "Iterator[Callable[[RenderableType], Any]]":
+    """How to show a screen: in the place of the last one on a terminal, below it elsewhere."""
+    from goku_platform.cli.output import console, show
+
+    if not sys.stdout.isatty():
+        yield show
+        return
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+        yield lambda one: live.update(one, refresh=True)
+
+
+def _waiting(state: "Status") -> str | None:
+    if not state.waiting:
+        return None
+    if state.queue_position is None:
+        return state.waiting
+    return f"{state.waiting} ({state.queue_position} before it in the queue)"
+
+
+def _progress(state: "Status", training: "Training") -> "Facts":
     from goku_platform.cli.output import duration
 
     step = 0 if training.step is None else training.step
@@ -60,9 +133,23 @@ def _progress(training: "Training") -> dict[str, str | None]:
     return {
         "step": f"{step} of {training.target_step}",
         "durable": "nothing yet" if training.durable_step is None else str(training.durable_step),
+        "lost": f"{state.lost_steps} steps were done twice" if state.lost_steps else None,
         "loss": None if training.loss is None else f"{training.loss:.4f}",
         "pace": pace,
     }
+
+
+def _goodput(state: "Status") -> str | None:
+    from goku_platform.cli.output import share
+
+    return share(state.goodput)
+
+
+def _cost(state: "Status") -> str | None:
+    if not state.gpu_hours:
+        return None
+    price = "" if state.cost is None else f"{state.cost:,.2f}: "
+    return f"{price}{state.gpu_hours:,.2f} GPU hours so far"
 
 
 def _where(state: "Status") -> str:
@@ -70,19 +157,19 @@ def _where(state: "Status") -> str:
 
 
 def _row(attempt: "Attempt") -> tuple[str, ...]:
-    from goku_platform.cli.output import duration
+    from goku_platform.cli.output import duration, number, share
     from goku_platform.runs.status import goodput
 
     ended = attempt.ended_at
     return (
         str(attempt.number),
         attempt.cause,
-        "-" if attempt.exit_code is None else str(attempt.exit_code),
-        f"{_number(attempt.first_step)} to {_number(attempt.last_step)}",
+        number(attempt.exit_code),
+        f"{number(attempt.first_step)} to {number(attempt.last_step)}",
         str(attempt.lost_steps),
         f"{attempt.nodes} x {attempt.processes_per_node}",
         "-" if ended is None else duration(ended - attempt.started_at),
-        _share(goodput([attempt.seconds])) or "-",
+        share(goodput([attempt.seconds])) or "-",
         attempt.message,
     )
 
@@ -94,11 +181,3 @@ def _seconds(attempts: "tuple[Attempt, ...]") -> str | None:
         total.update(attempt.seconds)
     spent = [f"{name} {value:.0f}" for name, value in total.most_common() if value >= 0.5]
     return ", ".join(spent) or None
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.1%}"
-
-
-def _number(step: int | None) -> str:
-    return "-" if step is None else str(step)

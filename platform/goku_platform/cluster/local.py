@@ -14,19 +14,20 @@ the recorded time is ours, so nothing else is ever signalled. Needs Linux's /pro
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from goku.contract import env
-from goku_platform.cluster.client import Sighting
+from goku_platform.cluster.client import Check, Event, Seen, Sighting
 from goku_platform.errors import RunError, TargetError
 from goku_platform.jobs.spec import JobSpec
 
@@ -42,6 +43,7 @@ class _Record(BaseModel):
     pid: int
     started: str  # see _birth
     log_offset: int  # where this start's output begins
+    previous_offset: int | None = None  # likewise, of the start before
 
 
 class LocalClient:
@@ -53,6 +55,9 @@ class LocalClient:
         self._environ = environ
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # whose exit codes we can learn
 
+    def place(self, spec: JobSpec) -> tuple[JobSpec, str]:
+        return spec, f"processes on {socket.gethostname()}"
+
     def check(self, spec: JobSpec) -> None:
         if spec.nodes > 1:
             raise TargetError(
@@ -60,6 +65,19 @@ class LocalClient:
                 "this machine is one node",
                 "Set parallel.nodes=1, or render it for a cluster: goku-platform render ...",
             )
+
+    def preflight(self, spec: JobSpec) -> Sequence[Check]:
+        try:
+            self.check(spec)
+        except TargetError as error:
+            nodes = Check("nodes", False, f"{error.value}: {error.rule}", error.fix)
+        else:
+            nodes = Check("nodes", True, "one: this machine")
+        return [nodes, _gpus(spec)]
+
+    def diff(self, spec: JobSpec) -> str:  # noqa: ARG002 - the Protocol's
+        """Empty: a process is started or not, there is nothing to compare."""
+        return ""
 
     def apply(self, spec: JobSpec) -> None:
         self.check(spec)
@@ -69,13 +87,14 @@ class LocalClient:
             self._refuse_if_alive(spec)
             log = folder / "supervisor.log"
             with log.open("ab") as output:
-                offset = output.tell()
+                offset, before = output.tell(), self._record(spec.run_uri)
                 child = self._start(spec, folder, output.fileno())
             record = _Record(
                 run_uri=spec.run_uri,
                 pid=child.pid,
                 started=_birth(child.pid) or "",
                 log_offset=offset,
+                previous_offset=before.log_offset if before else None,
             )
             _replace(folder / "process.json", record.model_dump_json(indent=2))
         self._children[spec.run_uri] = child
@@ -94,10 +113,41 @@ class LocalClient:
             log=folder / "supervisor.log",
         )
 
-    def logs(self, run_uri: str, *, follow: bool = False) -> Iterator[str]:
+    def watch(self, run_uri: str) -> Iterator[Sighting]:
+        last: Sighting | None = None
+        while True:
+            seen = self.get(run_uri)
+            if seen != last:
+                last = seen
+                yield seen
+            time.sleep(_POLL_SECONDS)
+
+    def list(self) -> Sequence[Seen]:
+        files = self._home.glob("*/process.json")
+        uris = [_Record.model_validate_json(file.read_text()).run_uri for file in files]
+        return [Seen(uri, self.get(uri)) for uri in sorted(uris)]
+
+    def logs(
+        self, run_uri: str, *, node: int | None = None, previous: bool = False, follow: bool = False
+    ) -> Iterator[str]:
+        if node:
+            raise RunError(f"node {node}", "a run on this machine has one", "Use node 0.")
         record = self._record(run_uri)
-        if record is None:
-            return
+        if previous:
+            return iter(self._previous(record, run_uri))
+        return self._lines(record, run_uri, follow=follow) if record else iter(())
+
+    def _previous(self, record: _Record | None, run_uri: str) -> Sequence[str]:
+        if record is None or record.previous_offset is None:
+            raise RunError(
+                f"run {run_uri}", "it was started only once on this machine", "See its logs."
+            )
+        with (self._folder(run_uri) / "supervisor.log").open("rb") as log:
+            log.seek(record.previous_offset)
+            text = log.read(record.log_offset - record.previous_offset)
+        return text.decode(errors="replace").splitlines()
+
+    def _lines(self, record: _Record, run_uri: str, *, follow: bool) -> Iterator[str]:
         with (self._folder(run_uri) / "supervisor.log").open("rb") as log:
             log.seek(record.log_offset)
             partial = b""
@@ -111,13 +161,24 @@ class LocalClient:
             if partial:
                 yield partial.decode(errors="replace")
 
-    def stop(self, run_uri: str) -> None:
+    def events(self, run_uri: str) -> Sequence[Event]:  # noqa: ARG002 - the Protocol's
+        """None: what happens to a process is in its log."""
+        return ()
+
+    def stop(self, run_uri: str, *, now: bool = False) -> None:
         record = self._record(run_uri)
         if record is None or not _is_alive(record):
             raise RunError(
                 f"run {run_uri}", "it is not running on this machine", "See goku-platform status."
             )
-        os.kill(record.pid, signal.SIGTERM)
+        # whatever it started asked the kernel to die with it (goku.contract.lineage)
+        os.kill(record.pid, signal.SIGKILL if now else signal.SIGTERM)
+
+    def delete(self, run_uri: str) -> None:
+        if self.get(run_uri).alive:
+            raise RunError(f"run {run_uri}", "it is alive", "End it first: goku-platform stop.")
+        shutil.rmtree(self._folder(run_uri), ignore_errors=True)
+        self._children.pop(run_uri, None)
 
     def _folder(self, run_uri: str) -> Path:
         return self._home / hashlib.sha256(run_uri.rstrip("/").encode()).hexdigest()[:16]
@@ -148,6 +209,16 @@ class LocalClient:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a closed terminal or Ctrl-C does not reach it
         )
+
+
+def _gpus(spec: JobSpec) -> Check:
+    """Enough for every process, or none at all: then it trains on CPUs."""
+    there = len([*Path("/dev").glob("nvidia[0-9]*")])
+    detail = f"{there} here, {spec.processes_per_node} processes"
+    if 0 < there < spec.processes_per_node:
+        fix = f"Set parallel.processes_per_node to {there} or fewer."
+        return Check("gpus", False, f"{detail}: each needs one of its own", fix)
+    return Check("gpus", True, detail if there else f"{detail}: they use CPUs")
 
 
 def _here(pod: Path) -> dict[str, str]:

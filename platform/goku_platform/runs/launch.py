@@ -1,59 +1,128 @@
-"""Launch: look, freeze, start. Nothing is written until every check has passed."""
+"""Launch: look, freeze, start. Nothing is written until every check has passed.
 
+The run is frozen before the job exists, since a job without its run could only fail. An interrupt
+between the two takes the run back; a killed process leaves one that is `ready` and may be resumed.
+"""
+
+import contextlib
 from dataclasses import dataclass
 
 from goku.config import RunConfig
+from goku.contract.attempts import Ledger
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
-from goku_platform.errors import RunError
+from goku_platform.errors import PlatformError, RunError
+from goku_platform.jobs import names
 from goku_platform.jobs.estimate import Estimate, estimate
 from goku_platform.jobs.plan import plan
 from goku_platform.jobs.spec import JobSpec
-from goku_platform.render import lint
 from goku_platform.runs import preflight
+from goku_platform.runs.existing import Existing, look, refuse_alive
+from goku_platform.runs.preflight import Report
 from goku_platform.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A job that may be launched."""
+    """A job as it would be launched, what is in its way, and what is there already."""
 
     config: RunConfig
     spec: JobSpec
     estimate: Estimate
-    warnings: tuple[str, ...]
+    report: Report
+    existing: Existing | None  # None: the store could not be read
+    why: str = ""  # this kind of job
+
+
+def draft(config: RunConfig, settings: Settings, *, code_version: str) -> Prepared:
+    """The job without asking any target or trying the store: what a dry run shows.
+
+    Raises TargetError for a job that no node could run; what else is missing is in the report.
+    """
+    spec, numbers = _planned(config, settings, code_version)
+    report = preflight.reads(config) | preflight.job(config, spec, numbers, settings)
+    try:
+        existing = look(RunDir(spec.run_uri), None)
+    except (OSError, ValueError) as error:  # StoreError is one
+        existing = None
+        report |= Report((preflight.failed("store", error),))
+    return Prepared(config=config, spec=spec, estimate=numbers, report=report, existing=existing)
 
 
 def prepare(
-    config: RunConfig, settings: Settings, client: Client, *, code_version: str
+    config: RunConfig,
+    settings: Settings,
+    client: Client,
+    *,
+    code_version: str,
+    force: bool = False,
 ) -> Prepared:
-    """Plan the job and make every check.
+    """Plan the job and make every check. The store is tried last, and only if all else passed.
 
-    Raises RunError if the run exists, and TargetError, LintError, PreflightError, StoreError.
+    Raises RunError if the run exists, and TargetError, PreflightError, StoreError.
     """
-    spec = plan(config, settings, code_version=code_version)
-    numbers = estimate(config, settings)
-    _refuse_existing(RunDir(spec.run_uri), client)
-    client.check(spec)
-    warnings = lint.check(spec, numbers) + preflight.check(config)
-    return Prepared(config=config, spec=spec, estimate=numbers, warnings=warnings)
+    spec, numbers = _planned(config, settings, code_version)
+    existing = look(RunDir(spec.run_uri), client)
+    _refuse_existing(existing, spec, force=force)
+    spec, why, report = preflight.target(client, spec)
+    report = preflight.reads(config) | preflight.job(config, spec, numbers, settings) | report
+    if not report.failed:
+        report |= preflight.store(config.store)
+    report.refuse()
+    return Prepared(
+        config=config,
+        spec=spec,
+        estimate=numbers,
+        report=report,
+        existing=existing,
+        why=why,
+    )
 
 
-def launch(prepared: Prepared, client: Client, *, code_version: str) -> RunDir:
+def launch(prepared: Prepared, client: Client, *, code_version: str, force: bool = False) -> RunDir:
     """Freeze the run and start it. Raises RunError if someone else was first."""
     run = RunDir(prepared.spec.run_uri)
-    if not run.freeze(prepared.config, code_version):
-        _refuse_existing(run, client)
-    client.apply(prepared.spec)
+    fresh = not run.exists()
+    try:
+        if not run.freeze(prepared.config, code_version):
+            fresh = False
+            _refuse_existing(look(run, client), prepared.spec, force=force)
+            Ledger(run).allow()
+        client.apply(prepared.spec)
+    except BaseException:  # Ctrl-C and an overdue call too: no half launch is left
+        if fresh:
+            _take_back(run, client)
+        raise
     return run
 
 
-def _refuse_existing(run: RunDir, client: Client) -> None:
-    if not run.exists():
-        return
-    if client.get(run.uri).alive:
-        rule, fix = "it is running", f"Watch it: goku-platform status {run.name}."
-    else:
-        rule = f"it exists in {run.uri}"
-        fix = f"Continue it: goku-platform resume {run.name}. Or launch under another --name."
-    raise RunError(f"run {run.name!r}", rule, fix)
+def diff(config: RunConfig, settings: Settings, client: Client, *, code_version: str) -> str:
+    """What a launch would change on the target, as a unified diff; empty if nothing.
+
+    Raises TargetError.
+    """
+    return client.diff(plan(config, settings, code_version=code_version))
+
+
+def _planned(config: RunConfig, settings: Settings, code_version: str) -> tuple[JobSpec, Estimate]:
+    spec = plan(config, settings, code_version=code_version)
+    return spec, estimate(config, settings)
+
+
+def _refuse_existing(existing: Existing, spec: JobSpec, *, force: bool) -> None:
+    """With `force` a run of that name may be there, if it computes the same: `freeze` compares."""
+    preset = spec.labels[names.PRESET]
+    refuse_alive(existing, verb=f"launch {preset} --name {existing.name}", force=force)
+    if existing.there and not force:
+        raise RunError(
+            f"run {existing.name!r}",
+            f"it exists in {spec.run_uri}",
+            f"Continue it: goku-platform resume {existing.name}. Or launch under another --name.",
+        )
+
+
+def _take_back(run: RunDir, client: Client) -> None:
+    """Unfreeze a run that nothing has started; if that cannot be known, leave it: it is `ready`."""
+    with contextlib.suppress(PlatformError, OSError, ValueError):
+        if not client.get(run.uri).alive and Ledger(run).last() is None:
+            run.store.delete("run.json")

@@ -1,10 +1,10 @@
 """Logs: what the supervisors shipped to the run directory.
 
-    logs/attempt-0001/node-0000/part-00000.log
+    logs/attempt-0001/node-0000/part-00000000.log
 
 The parts of a node, in order, are its whole output; a cut may fall inside a line. torchrun puts
 `[rank3]:` in front of each line of a rank, counted on its node; other lines are the supervisor's.
-Before the first attempt there is only what the target itself kept.
+Before the first part of the newest attempt there is only what the target itself kept.
 """
 
 import re
@@ -19,6 +19,7 @@ from goku_platform.errors import RunError
 
 _POLL_SECONDS = 1.0
 _MARK = re.compile(r"\[[a-z]+(\d+)\]:")
+_PART = re.compile(r"part-(\d+)\.log")
 
 
 def logs(
@@ -26,22 +27,30 @@ def logs(
     client: Client,
     *,
     attempt: int | None = None,
+    previous: bool = False,
     rank: int | None = None,
     follow: bool = False,
 ) -> Iterator[str]:
     """Lines of one attempt (by default the newest), of everyone or of one rank of the run.
 
-    With `follow`, until the attempt ends. Raises RunError if there is no such attempt or rank.
+    `previous` means the attempt before the newest, or the pods' start before their last if there
+    is no attempt yet. With `follow`, until the attempt ends. Raises RunError if there is no such
+    attempt or rank, or for both `attempt` and `previous`.
     """
-    chosen = _attempt(run, attempt)
+    attempts = Ledger(run).all()
+    chosen = _chosen(run, attempts, attempt, previous=previous)
     if chosen is None:
-        yield from client.logs(run.uri, follow=follow)
+        yield from client.logs(run.uri, previous=previous, follow=follow)
         return
-    lines = _Shipped(run, chosen.number, _node(chosen, rank)).lines
+    node = _node(chosen, rank)
     local = None if rank is None else _local(chosen, rank)
+    shipped = _Shipped(run, chosen.number, node)
+    if not follow and chosen == attempts[-1] and shipped.empty() and client.get(run.uri).alive:
+        yield from (line for line in client.logs(run.uri, node=node) if _is_of(local, line))
+        return
     while True:
         alive = follow and _runs(run, chosen, client)  # before the read: the last part counts
-        yield from (line for line in lines(last=not alive) if _is_of(local, line))
+        yield from (line for line in shipped.lines(last=not alive) if _is_of(local, line))
         if not alive:
             return
         time.sleep(_POLL_SECONDS)
@@ -55,6 +64,9 @@ class _Shipped:
         self._node = node
         self._read: set[str] = set()  # parts: each is written once
         self._partial: dict[str, bytes] = {}  # node -> a line without its end
+
+    def empty(self) -> bool:
+        return not any(self._parts(node) for node in self._nodes())
 
     def lines(self, *, last: bool) -> Iterator[str]:
         """Whole lines that are new, node by node; with `last` also an unfinished one."""
@@ -72,24 +84,35 @@ class _Shipped:
             return [f"node-{self._node:04d}"]
         return [name for name in self._store.list() if name.startswith("node-")]
 
+    def _parts(self, node: str) -> list[str]:
+        """By number, not by name: older runs counted in five digits, and past them."""
+        numbered = ((_PART.fullmatch(name), name) for name in self._store.list(node))
+        return [name for _, name in sorted((int(mark[1]), name) for mark, name in numbered if mark)]
+
     def _news(self, node: str) -> Iterator[bytes]:
-        for name in self._store.list(node):
+        for name in self._parts(node):
             part = f"{node}/{name}"
-            if name.startswith("part-") and part not in self._read:
+            if part not in self._read:
                 self._read.add(part)
                 yield self._store.read(part)
 
 
-def _attempt(run: RunDir, number: int | None) -> Attempt | None:
-    attempts = {attempt.number: attempt for attempt in Ledger(run).all()}
+def _chosen(
+    run: RunDir, attempts: list[Attempt], number: int | None, *, previous: bool
+) -> Attempt | None:
+    """The attempt asked for; None: there is none at all, and the target may know more."""
+    if number is not None and previous:
+        raise RunError("--previous", f"--attempt {number} says already which", "Give one of them.")
+    if previous and attempts:
+        number = attempts[-1].number - 1
     if number is None:
-        return attempts[max(attempts)] if attempts else None
-    if number not in attempts:
-        known = ", ".join(map(str, attempts)) or "none yet"
-        raise RunError(
-            f"--attempt {number}", f"run {run.name!r} has no such attempt", f"There are: {known}."
-        )
-    return attempts[number]
+        return attempts[-1] if attempts else None
+    found = next((attempt for attempt in attempts if attempt.number == number), None)
+    if found is None:
+        option = "--previous" if previous else f"--attempt {number}"
+        known = ", ".join(str(attempt.number) for attempt in attempts) or "none yet"
+        raise RunError(option, f"run {run.name!r} has no such attempt", f"There are: {known}.")
+    return found
 
 
 def _node(attempt: Attempt, rank: int | None) -> int | None:

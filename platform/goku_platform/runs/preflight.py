@@ -1,136 +1,154 @@
-"""What a run needs, looked at before anything is written: earlier runs, footage, weights, store.
+"""Every check before a launch, each with a name, what was seen, and the next step where it failed.
 
-Each check raises PreflightError with the command that would make what is missing. The store is
-tried last, because trying it makes its folder.
+They come from what the run reads, its times and memory, the store, and the target. None changes
+anything but the last: trying the store writes a name and deletes it again.
 """
 
-from goku.config import RunConfig
-from goku.config.presets import names
-from goku.config.run import Job
-from goku.contract.attempts import Ledger
-from goku.contract.exits import Cause
-from goku.contract.rundir import CLIPS, LATENTS, RunDir, locate
-from goku.contract.store import Store
-from goku_platform.errors import PreflightError
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-# What two stages of one model may differ in: I2V adds an input to T2V's weights.
-_MAY_DIFFER = {"image_conditioned", "rope_theta"}
+from goku.config import ConfigError, RunConfig
+from goku.contract.attempts import Attempt, Ledger
+from goku.contract.metrics import TimeClass
+from goku.contract.rundir import RunDir
+from goku.contract.store import Store, StoreError
+from goku_platform.cluster.client import Check, Client
+from goku_platform.errors import PlatformError, PreflightError, TargetError
+from goku_platform.jobs.estimate import P99_OVER_MEAN, Estimate
+from goku_platform.jobs.spec import JobSpec
+from goku_platform.render import lint
+from goku_platform.runs import inputs
+from goku_platform.settings import Settings
+
+
+class Report(NamedTuple):
+    """All checks of a launch, and what to mind even if they passed."""
+
+    checks: tuple[Check, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.ok is False)
+
+    def __or__(self, other: "Report") -> "Report":
+        return Report(self.checks + other.checks, self.warnings + other.warnings)
+
+    def refuse(self) -> None:
+        """Raise PreflightError for the first failed check, naming the others."""
+        if not self.failed:
+            return
+        first, *others = self.failed
+        value, _, rule = first.detail.partition(": ")
+        if not rule:
+            value, rule = first.name, first.detail
+        fix = first.fix or "See: goku-platform doctor."
+        if others:
+            more = ", ".join(f"{check.name} ({check.detail})" for check in others)
+            fix += f" Failed too: {more}. All of it: goku-platform doctor."
+        raise PreflightError(value, rule, fix)
 
 
 def check(config: RunConfig) -> tuple[str, ...]:
-    """Raise PreflightError or StoreError for what is missing; return warnings."""
-    warnings: list[str] = []
-    match config.job:
-        case Job.CURATE:
-            _footage(config)
-        case Job.ENCODE:
-            _set_of(config, "data.clips", config.data.clips, CLIPS)
-            _encoders(config)
-        case Job.TRAIN:
-            warnings += _training(config)
-        case Job.SAMPLE:
-            warnings += _sampling(config)
+    """Raise PreflightError or StoreError for an input that is missing; return warnings."""
+    for _, look in inputs.looks(config):
+        look(config)
     Store(config.store).check_writable()
-    return tuple(warnings)
+    return inputs.warnings(config)
 
 
-def _footage(config: RunConfig) -> None:
-    source = config.data.source or ""
-    if not Store(source).list():
-        raise PreflightError(
-            f"data.source={source}",
-            "it is empty or does not exist",
-            "Give a folder or URI with videos or pictures: --set data.source=<folder or URI>.",
-        )
+def reads(config: RunConfig) -> Report:
+    """Whether everything that the run reads is there."""
+    checks = tuple(tried(name, look, config) for name, look in inputs.looks(config))
+    try:
+        return Report(checks, inputs.warnings(config))
+    except (StoreError, OSError, PlatformError, ConfigError):
+        return Report(checks)  # a failed check says it already
 
 
-def _training(config: RunConfig) -> list[str]:
-    if config.data.latents is not None:
-        _set_of(config, "data.latents", config.data.latents, LATENTS)
-    else:
-        _set_of(config, "data.clips", config.data.clips, CLIPS)
-        _encoders(config)
-    if config.training.init_from is None:
-        return []
-    previous = _trained(config, "training.init_from", config.training.init_from)
-    _same_shape(config, previous)
-    return _unfinished(previous)
+def job(config: RunConfig, spec: JobSpec, numbers: Estimate, settings: Settings) -> Report:
+    """Whether the job survives its first preemption: times and memory."""
+    findings = [*lint.lint(spec, numbers)]
+    if settings.target == "kubernetes":
+        findings += lint.lint_cluster(spec)
+    fatal = tuple(
+        Check("job", False, f"{one.value}: {one.rule}", one.fix) for one in findings if one.fatal
+    )
+    warnings = tuple(str(one) for one in findings if not one.fatal)
+    times = f"grace {spec.grace_seconds:g} s, stop budget {spec.stop_budget_seconds:g} s"
+    passed = (Check("job", True, times),)
+    return Report(fatal or passed, warnings) | _measured_saves(config, spec)
 
 
-def _sampling(config: RunConfig) -> list[str]:
-    _encoders(config)
-    frame = config.sampling.first_frame
-    if frame is not None:
-        folder, _, name = frame.rpartition("/")
-        _place("sampling.first_frame", frame, exists=Store(folder).exists(name))
-    reference = config.sampling.weights_from
-    if reference is None:
-        raise PreflightError(
-            "sampling.weights_from=None",
-            "sampling needs a trained run",
-            "Name one with --from RUN.",
-        )
-    # the model's shape is the trained run's own
-    trained = _trained(config, "sampling.weights_from", reference, step=config.sampling.step)
-    return _unfinished(trained)
+def target(client: Client, spec: JobSpec) -> tuple[JobSpec, str, Report]:
+    """The job placed, why it was placed so, and what the target says of it."""
+    why = ""
+    try:
+        spec, why = client.place(spec)
+        return spec, why, Report(tuple(client.preflight(spec)))
+    except TargetError as error:
+        return spec, why, Report((failed("target", error),))
 
 
-def _encoders(config: RunConfig) -> None:
-    """Weights in folders; those that need none were refused or allowed by the configuration."""
-    for key, place in (("vae.weights", config.vae.weights), ("text.weights", config.text.weights)):
-        if place is not None and place != "random":
-            _place(key, place, exists=bool(Store(place).list()))
+def store(uri: str) -> Report:
+    """Whether the store takes a conditional write and gives it back. Writes and deletes a name."""
+    try:
+        Store(uri).check_writable()
+    except (StoreError, OSError) as error:
+        return Report((failed("store", error),))
+    return Report((Check("store", True, f"{uri} takes conditional writes and gives them back"),))
 
 
-def _place(key: str, place: str, *, exists: bool) -> None:
-    if not exists:
-        raise PreflightError(f"{key}={place}", "it does not exist", f"Set it: --set {key}=<place>.")
+def tried(name: str, look: Callable[[RunConfig], str], config: RunConfig) -> Check:
+    """A look as a check."""
+    try:
+        return Check(name, True, look(config))
+    except (PlatformError, ConfigError, StoreError, OSError) as error:
+        return failed(name, error)
 
 
-def _set_of(config: RunConfig, key: str, reference: str, kind: str) -> None:
-    uri = locate(config.store, reference)
-    if not Store(f"{uri}/{kind}").list("commits"):
-        raise PreflightError(
-            f"{key}={reference}",
-            f"there are no {kind} in {uri}",
-            _make(reference, f"name another run: --set {key}=<run or URI>"),
-        )
+def failed(name: str, error: Exception) -> Check:
+    """An error as a check."""
+    if isinstance(error, (PlatformError, ConfigError)):
+        return Check(name, False, f"{error.value}: {error.rule}", error.fix)
+    detail, stop, fix = str(error).rstrip(".").partition(". ")
+    return Check(name, False, detail, f"{fix}." if stop else "")
 
 
-def _trained(config: RunConfig, key: str, reference: str, *, step: int | None = None) -> RunDir:
-    """The run referred to, if it has the checkpoint."""
-    run = RunDir(locate(config.store, reference))
-    steps = (manifest.step for manifest in run.complete())
-    if not run.exists() or next((s for s in steps if step in (None, s)), None) is None:
-        wanted = "complete checkpoint" if step is None else f"complete checkpoint of step {step}"
-        raise PreflightError(
-            f"{key}={reference}",
-            f"there is no {wanted} in {run.uri}",
-            _make(reference, "name another run with --from"),
-        )
-    return run
+def _measured_saves(config: RunConfig, spec: JobSpec) -> Report:
+    """The stop budget against saves that runs of the same model really made, where there are any.
+
+    Those are this run itself, when it goes on, and the one that it starts from.
+    """
+    try:
+        seconds = max(_save_seconds(config, spec), default=None)
+    except (StoreError, OSError):
+        return Report()  # the inputs or the store say so
+    if seconds is None:
+        return Report((Check("saves", None, "none of this model has been measured yet"),))
+    slow, budget = P99_OVER_MEAN * seconds, spec.stop_budget_seconds
+    fix = f"Set checkpoint.stop_budget_seconds above {slow:.0f}, and the grace above that."
+    seen = f"a save took {seconds:.3g} s on average, and the stop budget is {budget:g} s"
+    warnings = (f"{seen}: a slow one may not fit. {fix}",) if seconds < budget <= slow else ()
+    if seconds >= budget:
+        return Report((Check("saves", False, seen, fix),))
+    return Report((Check("saves", True, seen),), warnings)
 
 
-def _same_shape(config: RunConfig, previous: RunDir) -> None:
-    ours = config.model.model_dump(exclude=_MAY_DIFFER)
-    theirs = previous.config().model.model_dump(exclude=_MAY_DIFFER)
-    for key, value in ours.items():
-        if theirs[key] != value:
-            raise PreflightError(
-                f"model.{key}={value}",
-                f"run {previous.name!r} has {theirs[key]}, so its weights do not fit",
-                "Use the --size that run was launched with, or start from another.",
-            )
+def _save_seconds(config: RunConfig, spec: JobSpec) -> Iterator[float]:
+    """Mean seconds of a save, for each attempt that saved."""
+    for run in (RunDir(spec.run_uri), inputs.start_of(config)):
+        if run is None or not run.exists():
+            continue
+        interval = run.config().checkpoint.interval_steps
+        for attempt in Ledger(run).all():
+            saves = _saves(attempt, interval)
+            stalled = attempt.seconds.get(TimeClass.CHECKPOINT_STALL, 0.0)
+            if saves and stalled:
+                yield stalled / saves
 
 
-def _unfinished(previous: RunDir) -> list[str]:
-    last, latest = Ledger(previous).last(), previous.latest()
-    if latest is None or (last and last.cause is Cause.DONE):
-        return []
-    return [f"run {previous.name!r} is not done: this one starts from its step {latest.step}."]
-
-
-def _make(reference: str, otherwise: str) -> str:
-    if reference in names():
-        return f"Launch it first (goku-platform launch {reference}), or {otherwise}."
-    return f"Check the name, or {otherwise}."
+def _saves(attempt: Attempt, interval: int) -> int:
+    """How often an attempt saved: at every multiple of the interval, and where it left."""
+    first, durable = attempt.first_step or 0, attempt.durable_step or 0
+    return max(0, durable // interval - first // interval + (durable % interval != 0))

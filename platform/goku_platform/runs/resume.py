@@ -1,5 +1,7 @@
 """Resume: start the next attempt at a run that exists. What it computes cannot change any more."""
 
+from dataclasses import dataclass
+
 from goku.config import ConfigError, RunConfig
 from goku.config.overrides import merge, parse
 from goku.contract.attempts import Ledger
@@ -9,8 +11,20 @@ from goku_platform.cluster.client import Client
 from goku_platform.errors import RunError
 from goku_platform.jobs.estimate import estimate
 from goku_platform.jobs.plan import plan
-from goku_platform.render import lint
+from goku_platform.jobs.spec import JobSpec
+from goku_platform.runs import preflight
+from goku_platform.runs.existing import Existing, look, refuse_alive
 from goku_platform.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """What was started, and from where."""
+
+    spec: JobSpec
+    from_step: int | None  # None: from the beginning
+    warnings: tuple[str, ...]
+    why: str  # this kind of job
 
 
 def resume(
@@ -20,35 +34,37 @@ def resume(
     *,
     code_version: str,
     overrides: tuple[str, ...] = (),
-) -> tuple[str, ...]:
-    """Start the run again, on another world if `overrides` say so; return warnings.
+    force: bool = False,
+) -> Resumed:
+    """Start the run again, on another world if `overrides` say so, and on the profile's kind.
 
-    Raises RunError if it is alive or done, ConfigError for an override outside `parallel`, and
-    TargetError, LintError.
+    `force` takes over a run that is alive elsewhere. Raises RunError if it is alive here or done,
+    ConfigError for an override outside `parallel`, TargetError, PreflightError, StoreError.
     """
-    _refuse(run, client)
+    existing = look(run, client)
+    refuse_alive(existing, verb=f"resume {run.name}", force=force)
+    _refuse_done(existing)
     frozen = run.config()
     config = _reshaped(frozen, overrides)
     spec = plan(config, settings, code_version=code_version)
-    client.check(spec)
-    warnings = lint.check(spec, estimate(config, settings))
+    spec, why, report = preflight.target(client, spec)
+    report = preflight.job(config, spec, estimate(config, settings), settings) | report
+    if not report.failed:
+        report |= preflight.store(run.uri)
+    report.refuse()
     if config != frozen:
         run.reshape(config)
+    Ledger(run).allow()
     client.apply(spec)
-    return warnings
+    return Resumed(spec=spec, from_step=existing.durable_step, warnings=report.warnings, why=why)
 
 
-def _refuse(run: RunDir, client: Client) -> None:
-    if client.get(run.uri).alive:
+def _refuse_done(existing: Existing) -> None:
+    if existing.newest and existing.newest.cause is Cause.DONE:
         raise RunError(
-            f"run {run.name!r}", "it is running", f"Watch it: goku-platform status {run.name}."
-        )
-    last = Ledger(run).last()
-    if last and last.cause is Cause.DONE:
-        raise RunError(
-            f"run {run.name!r}",
+            f"run {existing.name!r}",
             "it is done",
-            f"Launch what comes next: goku-platform launch PRESET --from {run.name}.",
+            f"Launch what comes next: goku-platform launch PRESET --from {existing.name}.",
         )
 
 

@@ -1,6 +1,7 @@
 """Status: one screen that says how a run stands, why its attempts ended, and what to do next."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +16,10 @@ from goku.contract.metrics import TimeClass
 from goku.contract.pod import PodDir, Progress
 from goku.contract.rundir import METRICS, RunDir
 from goku_platform.cluster.client import Client, Sighting
-from goku_platform.jobs.estimate import parameters
-from goku_platform.jobs.state import RunState, state_of
+from goku_platform.jobs.estimate import parameters, price
+from goku_platform.jobs.state import WORDS, RunState, Wait, state_of
+from goku_platform.runs.existing import elsewhere, pulse_of
+from goku_platform.settings import Settings
 
 _TAIL_BYTES = 1 << 16
 _RECENT_STEPS = 50
@@ -44,12 +47,20 @@ class Status(BaseModel):
     name: str
     uri: str
     state: RunState
+    words: str  # the state, said
     advice: str
     job: Job
     preset: str
     parameters: int
+    waiting: str = ""  # why it does not run yet, as the target has it
+    queue_position: int | None = None  # from 0
+    pods: dict[str, int] = {}  # how many are in which phase
+    trouble: str = ""  # the first bad event
     goodput: float | None = None  # productive seconds over all seconds of all attempts; training
-    section: str | None = None  # what rank 0 is doing, if it runs here
+    lost_steps: int = 0  # finished more than once, over all attempts
+    gpu_hours: float | None = None  # of all attempts; None on CPUs
+    cost: float | None = None  # of those, where the profile has a rate
+    section: str | None = None  # what rank 0 is doing
     alive: bool | None = None  # None: the target cannot know
     place: str = ""  # where it lives, if it does
     pid: int | None = None  # of its supervisor, on this machine
@@ -59,31 +70,64 @@ class Status(BaseModel):
     training: Training | None = None  # None for jobs that do not train
 
 
-def status(run: RunDir, client: Client) -> Status:
-    """Read the ledger, the newest metrics, the checkpoints and, on this machine, the heartbeat."""
-    config, seen = run.config(), client.get(run.uri)
-    beat = _heartbeat(seen)
-    attempts = _with_heartbeat(Ledger(run).all(), beat)
+def status(
+    run: RunDir,
+    client: Client,
+    *,
+    settings: Settings | None = None,
+    seen: Sighting | None = None,
+) -> Status:
+    """Read the ledger, the newest metrics, the checkpoints and the heartbeat or the pulse.
+
+    `settings` adds GPU hours and cost; `seen` is a sighting that spares asking the client again.
+    """
+    config, seen = run.config(), seen or client.get(run.uri)
+    recorded = Ledger(run).all()
+    pulse = pulse_of(run, recorded[-1] if recorded else None)
+    local = _heartbeat(seen)
+    beat = local or (pulse.progress if pulse else None)
+    attempts = _with_heartbeat(recorded, beat)
     newest = attempts[-1] if attempts else None
-    row = state_of(newest.cause if newest else None, alive=seen.alive, exit_code=seen.exit_code)
+    hosts = elsewhere(newest, pulse, seen)
+    alive = None if hosts else seen.alive
+    row = state_of(
+        newest.cause if newest else None, alive=alive, exit_code=seen.exit_code, wait=wait_of(seen)
+    )
+    hours = _gpu_hours(config, attempts, settings) if settings else None
+    trains, open_now = config.job is Job.TRAIN, row.state is RunState.RUNNING
     return Status(
         name=run.name,
         uri=run.uri,
         state=row.state,
+        words=WORDS[row.state],
         advice=row.advice,
         job=config.job,
         preset=config.preset,
         parameters=parameters(config.model),
-        goodput=goodput(a.seconds for a in attempts) if config.job is Job.TRAIN else None,
-        section=beat.section if beat else None,
-        alive=seen.alive,
-        place=seen.place if seen.alive else "",
+        waiting=seen.waiting,
+        queue_position=seen.queue_position,
+        pods=dict(seen.pods),
+        trouble=seen.trouble,
+        goodput=goodput(a.seconds for a in attempts) if trains else None,
+        lost_steps=sum(attempt.lost_steps for attempt in attempts),
+        gpu_hours=hours,
+        cost=price(hours, settings) if settings else None,
+        section=beat.section if beat and open_now else None,
+        alive=alive,
+        place=hosts or (seen.place if seen.alive else ""),
         pid=seen.pid,
-        metrics_url=_metrics_url(beat),
+        metrics_url=_metrics_url(local),
         log=str(seen.log) if seen.log else None,
         attempts=attempts,
-        training=_training(run, config, newest) if config.job is Job.TRAIN else None,
+        training=_training(run, config, newest) if trains else None,
     )
+
+
+def wait_of(seen: Sighting) -> Wait:
+    """What a job waits for, as far as its target says."""
+    if not (seen.alive and seen.waiting):
+        return Wait.NOTHING
+    return Wait.PODS if any(seen.pods.values()) else Wait.QUEUE
 
 
 def goodput(seconds: Iterable[dict[str, float]]) -> float | None:
@@ -93,6 +137,21 @@ def goodput(seconds: Iterable[dict[str, float]]) -> float | None:
         total.update(by_class)
     whole = total.total()
     return total[TimeClass.PRODUCTIVE] / whole if whole else None
+
+
+def _gpu_hours(
+    config: RunConfig, attempts: tuple[Attempt, ...], settings: Settings
+) -> float | None:
+    """A process has a GPU each. Pods that wait or start hold some too, and are not counted."""
+    if settings.gpus_per_node == 0 or config.job is Job.CURATE:
+        return None
+    return sum(_seconds(one) * one.nodes * one.processes_per_node for one in attempts) / 3600
+
+
+def _seconds(attempt: Attempt) -> float:
+    """Up to now if it is open; 0 if nobody saw it end."""
+    open_until = attempt.started_at if attempt.over else time.time()
+    return (attempt.ended_at or open_until) - attempt.started_at
 
 
 def _heartbeat(seen: Sighting) -> Progress | None:

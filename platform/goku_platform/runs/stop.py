@@ -2,27 +2,57 @@
 
 import time
 
+from goku.contract.attempts import Ledger, Steps
+from goku.contract.exits import Cause
+from goku.contract.pod import Verdict
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
 from goku_platform.errors import RunError
 
 _POLL_SECONDS = 0.2
+_NOW_SECONDS = 30.0  # a kill is quick, but a node may be slow to say so
 
 
-def stop(run: RunDir, client: Client, *, timeout_seconds: float | None = None) -> None:
+def patience(run: RunDir, *, now: bool) -> float:
+    """Seconds in which a run should be gone: its grace, or soon with `now`."""
+    return _NOW_SECONDS if now else run.config().checkpoint.grace_seconds
+
+
+def stop(
+    run: RunDir, client: Client, *, now: bool = False, timeout_seconds: float | None = None
+) -> None:
     """Return when nothing of the run lives; by default after its grace at the latest.
 
-    Raises RunError if it is not alive, or is still saving when the time is over. It is never
-    killed from here: the supervisor keeps the stop budget by itself.
+    Raises RunError if it is not alive, or is not gone when the time is over. Without `now` it is
+    never killed from here: the supervisor keeps the stop budget by itself.
     """
-    patience = run.config().checkpoint.grace_seconds if timeout_seconds is None else timeout_seconds
-    client.stop(run.uri)
-    deadline = time.monotonic() + patience
+    seconds = patience(run, now=now) if timeout_seconds is None else timeout_seconds
+    client.stop(run.uri, now=now)
+    deadline = time.monotonic() + seconds
     while client.get(run.uri).alive:
         if time.monotonic() >= deadline:
             raise RunError(
                 f"run {run.name!r}",
-                f"it is still saving after {patience:g} s",
-                f"Wait for it: goku-platform stop {run.name} --timeout 600.",
+                f"it is still {'ending' if now else 'saving'} after {seconds:g} s",
+                f"It has been asked; wait for it: goku-platform status {run.name} --watch.",
             )
         time.sleep(_POLL_SECONDS)
+    _record(run, client, now=now)
+
+
+def _record(run: RunDir, client: Client, *, now: bool) -> None:
+    """Close the record of an attempt that was killed before it could: nobody else is left to."""
+    ledger = Ledger(run)
+    newest = ledger.last()
+    if newest is None or newest.over or client.get(run.uri).alive is not False:
+        return
+    pulse = ledger.pulse(newest.number)
+    progress, steps = pulse.progress if pulse else None, Steps()
+    if progress:
+        steps = Steps(first=progress.first_step, last=progress.step, durable=progress.durable_step)
+    latest = run.latest()
+    if latest and latest.attempt == newest.number:
+        steps |= Steps(last=latest.step, durable=latest.step)
+    how = "stop --now" if now else "the end of its grace"
+    verdict = Verdict(Cause.KILLED, f"{how} ended it before it could save")
+    ledger.close(newest.ended(verdict, at=time.time(), steps=steps, progress=progress))

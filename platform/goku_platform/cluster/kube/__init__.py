@@ -1,0 +1,1 @@
+"""The parts of KubernetesClient: `api` talks to the server, the others turn raw JSON into words."""

@@ -1,0 +1,96 @@
+"""What there is already under a run's name: in the store, on the target, or alive somewhere else.
+
+A target sees only its own jobs. A run that was started from another machine, or in another cluster
+or namespace, shows itself in the store: its newest attempt is open, and its pulse is fresh.
+"""
+
+import socket
+import time
+from dataclasses import dataclass
+
+from goku.contract.attempts import Attempt, Ledger, Pulse
+from goku.contract.rundir import RunDir
+from goku_platform.cluster.client import Client, Sighting
+from goku_platform.errors import RunError
+
+_FRESH_SECONDS = 30.0  # six pulses: clocks may differ by some seconds, and a store may be slow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """What was found. A run that is nowhere is not `there` and not alive."""
+
+    name: str
+    there: bool  # its configuration is frozen in the store
+    newest: Attempt | None = None
+    durable_step: int | None = None
+    seen: Sighting | None = None  # None: the target was not asked
+    elsewhere: str = ""  # the hosts it is alive on, where the target does not see it
+
+    @property
+    def alive_here(self) -> bool:
+        return bool(self.seen and self.seen.alive)
+
+    def __str__(self) -> str:
+        if not self.there:
+            return (
+                f"{self.seen.place} without a run" if self.seen and self.alive_here else "nothing"
+            )
+        durable = "nothing durable" if self.durable_step is None else f"step {self.durable_step}"
+        attempt = (
+            f"attempt {self.newest.number} {self.newest.cause}" if self.newest else "no attempt"
+        )
+        where = f", alive on {self.elsewhere}" if self.elsewhere else ""
+        if self.seen and self.alive_here:
+            where = f", alive as {self.seen.place or 'a job'}"
+        return f"{attempt}, {durable}{where}"
+
+
+def look(run: RunDir, client: Client | None) -> Existing:
+    """Look without changing anything. Raises StoreError, and with a client TargetError."""
+    seen = client.get(run.uri) if client else None
+    if not run.exists():
+        return Existing(name=run.name, there=False, seen=seen)
+    newest, latest = Ledger(run).last(), run.latest()
+    return Existing(
+        name=run.name,
+        there=True,
+        newest=newest,
+        durable_step=latest.step if latest else None,
+        seen=seen,
+        elsewhere=elsewhere(newest, pulse_of(run, newest), seen),
+    )
+
+
+def refuse_alive(found: Existing, *, verb: str, force: bool = False) -> None:
+    """Raise RunError if the run lives; with `force`, only if the target itself sees it live."""
+    name = found.name
+    if found.alive_here:
+        raise RunError(
+            f"run {name!r}",
+            "it is running",
+            f"Watch it: goku-platform status {name}. End it: goku-platform stop {name}.",
+        )
+    if found.elsewhere and not force:
+        raise RunError(
+            f"run {name!r}",
+            f"it is alive on {found.elsewhere}, which this target does not see",
+            f"Stop it there, or take over: goku-platform {verb} --force. Only one attempt can "
+            "commit then, the new one; the other ends as superseded.",
+        )
+
+
+def elsewhere(newest: Attempt | None, pulse: Pulse | None, seen: Sighting | None) -> str:
+    """The hosts that a run is alive on, if it is and the target does not see it; else ""."""
+    if newest is None or newest.over or pulse is None:
+        return ""
+    if seen and (seen.alive or (seen.alive is False and seen.place)):
+        return ""  # the target knows this run, and so knows best
+    if time.time() - pulse.at > _FRESH_SECONDS or socket.gethostname() in pulse.hosts:
+        return ""
+    return ", ".join(pulse.hosts[:3]) + (", ..." if len(pulse.hosts) > 3 else "")
+
+
+def pulse_of(run: RunDir, newest: Attempt | None) -> Pulse | None:
+    """The pulse of an attempt that is open."""
+    return None if newest is None or newest.over else Ledger(run).pulse(newest.number)
