@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test lint format types imports check constraints clean
+.PHONY: cluster-binaries cluster-up cluster-down test-cluster
 
 install: $(READY)
 
@@ -23,6 +24,22 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# A Kubernetes cluster on this machine, as root: control plane, node and operators as in production,
+# made-up GPUs. The programs are built once from Go modules (half an hour, 1.2 GB).
+cluster-binaries: $(READY)
+	$(BIN)/python -m tests.cluster.binaries
+
+cluster-up: $(READY)
+	$(BIN)/python -m tests.cluster up
+
+cluster-down: $(READY)
+	$(BIN)/python -m tests.cluster down
+
+# The image of training pods is built first: gigabytes and minutes once, seconds after that.
+test-cluster: cluster-up
+	$(BIN)/python -m tests.cluster.training_image
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

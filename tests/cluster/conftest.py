@@ -1,0 +1,57 @@
+"""Fixtures of everything that needs the cluster. None of it skips: without a cluster it fails, and
+says how to start one."""
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.cluster import training_image
+from tests.cluster.cluster import Cluster
+from tests.cluster.tenant import Tenant
+from tests.cluster.tenant import tenant as make_tenant
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster that runs on this machine."""
+    return Cluster.attach()
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Cluster) -> str:
+    """The training image of the sources as they are, in the cluster."""
+    return training_image.ensure()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A restricted namespace of this test's own, named after it."""
+    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    with cluster.namespace(name) as made:
+        yield made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows the ends of the control plane's logs."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        report.sections.append(("control plane and node", cluster.troubles()))
+    return report
+
+
+@pytest.fixture(scope="module")
+def tenant(
+    cluster: Cluster,
+    image: str,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Tenant]:
+    """A namespace with a queue, a bucket and encoded clips, for the tests of one file."""
+    name = request.module.__name__.rpartition("test_")[2].replace("_", "-")
+    folder = tmp_path_factory.mktemp(name)
+    with make_tenant(cluster, f"goku-{name}", folder=folder, image=image) as made:
+        yield made

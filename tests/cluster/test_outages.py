@@ -1,0 +1,108 @@
+"""What breaks around a run: the store, the API server, an operator, a node, a second launch."""
+
+import time
+
+import pytest
+
+from goku.contract.attempts import Ledger
+from goku.contract.exits import Cause, Exit
+from goku.contract.rundir import RunDir
+from tests.cluster.tenant import Tenant
+
+OUTAGE_SECONDS = 120
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["refusing", "silent"])
+def test_training_goes_on_while_the_store_is_away(tenant: Tenant, frozen: bool) -> None:
+    name = f"cut-off-{'silent' if frozen else 'refused'}"
+    tenant.launch(name, steps=100_000, interval=10)
+    tenant.reach(name, 12)
+    uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}
+    with tenant.s3.away(frozen=frozen):
+        time.sleep(OUTAGE_SECONDS if frozen else 20)
+    back = tenant.step(name)
+    tenant.until(
+        "durable again",
+        lambda: (latest := tenant.run(name).latest()) is not None and latest.step > back,
+        name=name,
+    )
+    assert {pod["metadata"]["uid"] for pod in tenant.pods(name)} == uids
+    assert len(tenant.attempts(name)) == 1
+    assert "not saved" in tenant.goku("logs", name)
+    tenant.goku("stop", name)
+    assert tenant.attempts(name)[0].cause is Cause.YIELDED
+
+
+def test_restarts_of_the_control_plane_disturb_nobody(tenant: Tenant) -> None:
+    tenant.launch("steady", steps=300, interval=50)
+    tenant.reach("steady", 3)
+    tenant.cluster.chaos.restart_apiserver(down_seconds=5)
+    tenant.cluster.chaos.restart_operator("training-operator")
+    (only,) = tenant.done("steady")
+    assert only.last_step == 300
+
+
+def test_a_silent_node_keeps_its_run(tenant: Tenant) -> None:
+    tenant.launch("unheard", steps=400, interval=50)
+    tenant.reach("unheard", 3)
+    with tenant.cluster.chaos.silent_node():
+        tenant.until("not ready", lambda: not _node_is_ready(tenant), seconds=90)
+    (only,) = tenant.done("unheard")
+    assert only.last_step == 400
+
+
+def test_the_same_run_launched_twice(tenant: Tenant) -> None:
+    tenant.launch("twice", steps=3000, interval=20)
+    tenant.reach("twice", 2)
+    second = tenant.start(*tenant.launch_arguments("twice", steps=3000, interval=20))
+    assert second.returncode == 1
+    assert "it is running" in second.stderr
+
+    other = tenant.with_profile(kind="job", queue=None)
+    other.goku(*tenant.launch_arguments("twice", steps=3000, interval=20), "--force")
+    first = tenant.ended("twice", 1)
+    assert (first.cause, first.exit_code) == (Cause.SUPERSEDED, Exit.SUPERSEDED)
+    run = tenant.run("twice")
+    step = tenant.until("a commit", lambda: _committed_by(run, 2), name="twice")
+    assert step
+    assert [a.number for a in Ledger(run).all()] == [1, 2]  # the first never came back
+    other.goku("stop", "twice")
+
+
+def test_a_stop_before_anything_ran_leaves_nothing(tenant: Tenant) -> None:
+    absent = tenant.with_profile(image="goku.test/none:1", image_pull_policy="IfNotPresent")
+    absent.launch("imageless")
+    status = absent.until(
+        "trouble with the image",
+        lambda: (s := absent.status("imageless"))["trouble"] and s,
+        name="imageless",
+    )
+    assert "image" in status["trouble"].lower()
+    absent.goku("stop", "imageless")
+    _gone(tenant, "imageless")
+    assert tenant.attempts("imageless") == []
+
+
+def test_a_stop_while_ranks_start_is_clean(tenant: Tenant) -> None:
+    tenant.launch("early", steps=20)
+    tenant.until("an attempt", lambda: tenant.attempts("early"), name="early")
+    tenant.goku("stop", "early")
+    _gone(tenant, "early")
+    (attempt,) = tenant.attempts("early")
+    assert (attempt.cause, attempt.exit_code) == (Cause.YIELDED, Exit.YIELDED)
+    tenant.goku("resume", "early")
+    assert [a.cause for a in tenant.done("early")] == [Cause.YIELDED, Cause.DONE]
+
+
+def _gone(tenant: Tenant, name: str) -> None:
+    assert tenant.pods(name) == []
+    assert not tenant.cluster.exists("pytorchjob", name, namespace=tenant.namespace)
+
+
+def _committed_by(run: RunDir, attempt: int) -> int | None:
+    latest = run.latest()
+    return latest.step if latest and latest.attempt == attempt else None
+
+
+def _node_is_ready(tenant: Tenant) -> bool:
+    return tenant.cluster.condition("node", "goku-node", "", "Ready")
