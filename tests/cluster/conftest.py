@@ -5,8 +5,10 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from goku_platform.render import runtime
 from tests.cluster import training_image
 from tests.cluster.cluster import Cluster
+from tests.cluster.place import Place
 from tests.cluster.tenant import Tenant
 from tests.cluster.tenant import tenant as make_tenant
 
@@ -29,6 +31,22 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     name = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
     with cluster.namespace(name) as made:
         yield made
+
+
+@pytest.fixture
+def place(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The test's namespace with clients and small jobs for it."""
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    return Place(namespace, cluster.busybox)
+
+
+@pytest.fixture
+def training_runtime(cluster: Cluster, place: Place) -> Iterator[None]:
+    """What the TrainJobs of `place` refer to."""
+    settings = place.settings()
+    cluster.apply(runtime.render(settings))
+    yield
+    cluster.kubectl("delete", "clustertrainingruntime", settings.runtime, "--ignore-not-found")
 
 
 @pytest.hookimpl(wrapper=True)

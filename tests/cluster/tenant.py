@@ -22,9 +22,11 @@ from goku.contract.attempts import Attempt, Ledger
 from goku.contract.exits import Cause
 from goku.contract.manifest import verify
 from goku.contract.rundir import METRICS, RunDir
+from goku_platform import settings
+from goku_platform.render import runtime
 from tests.cluster.cluster import Cluster
 from tests.cluster.queues import Queue, queue
-from tests.cluster.s3 import S3Server, serving
+from tests.cluster.s3 import Kind, S3Server, serving
 from tests.goku.trainer import world
 
 CLI = Path(sys.executable).with_name("goku-platform")
@@ -87,6 +89,7 @@ class Tenant:
             "image_pull_policy": "Never",
             "secrets": [SECRET],
             "queue": self.queue.name,
+            "runtime": self.namespace,  # which the chart installs, once a cluster
             "gpus_per_node": 1,
             "cpus_per_node": 0.2,
             "memory_gib_per_node": 4,
@@ -246,19 +249,24 @@ class Tenant:
 
 @contextmanager
 def tenant(
-    cluster: Cluster, name: str, *, folder: Path, image: str, kind: str = "minio"
+    cluster: Cluster, name: str, *, folder: Path, image: str, server_kind: Kind = "minio"
 ) -> Iterator[Tenant]:
     """A tenant with encoded clips in its bucket. This process gets the bucket's credentials."""
     with (
         cluster.namespace(name),
         queue(cluster, name, gpus=GPUS) as own,
-        serving(kind, folder / "s3", address=cluster.address) as server,  # type: ignore[arg-type]
+        serving(server_kind, folder / "s3", address=cluster.address) as server,
     ):
         os.environ.update(server.environment())
         made = Tenant(cluster, own, server, folder, image)
-        cluster.apply(_secret(name, server))
-        world.encode(made.store)  # type: ignore[arg-type]
-        yield made
+        cluster.apply(
+            [_secret(name, server), runtime.render(settings.load(made.profile()).settings)]
+        )
+        world.encode(made.store)
+        try:
+            yield made
+        finally:
+            cluster.kubectl("delete", "clustertrainingruntime", name, "--wait=false")
 
 
 def _secret(namespace: str, server: S3Server) -> dict[str, Any]:

@@ -16,16 +16,6 @@ from goku.contract.exits import Cause, Exit
 from tests.cluster.tenant import CLI, Tenant
 
 
-@pytest.fixture(scope="module")
-def long_run(tenant: Tenant) -> Iterator[str]:
-    """A run of two pods that holds the whole queue and lasts as long as the tests need it."""
-    name = "verbs"
-    tenant.launch(name, steps=100_000, interval=1000)
-    tenant.reach(name, 2)
-    yield name
-    tenant.start("stop", name, "--now")
-
-
 def listed(tenant: Tenant, name: str) -> dict[str, Any]:
     lines: list[dict[str, Any]] = json.loads(tenant.goku("list", "--json"))
     return next(line for line in lines if line["name"] == name)
@@ -57,44 +47,6 @@ def test_without_a_terminal_it_wants_agreement(tenant: Tenant) -> None:
     assert (refused.returncode, "--yes" in refused.stderr) == (1, True)
     assert "queue" in refused.stdout
     assert not tenant.run("unasked").exists()
-
-
-def test_a_running_run_tells_everything(tenant: Tenant, long_run: str) -> None:
-    state = tenant.status(long_run)
-    assert (state["state"], state["alive"], state["pods"]) == ("running", True, {"Running": 2})
-    assert state["section"] in ("step", "save", "validate")
-    assert state["training"]["step"] >= 2
-    assert listed(tenant, long_run)["state"] == "running"
-    assert "[rank" in tenant.goku("logs", long_run) or "step" in tenant.goku("logs", long_run)
-    assert "goku:" in tenant.goku("logs", long_run)
-    assert "Pod/" in tenant.goku("events", long_run)
-
-
-def test_the_same_run_twice_is_refused(tenant: Tenant, long_run: str) -> None:
-    for verb in (tenant.launch_arguments(long_run, steps=100_000), ["resume", long_run]):
-        refused = tenant.start(*verb)
-        assert (refused.returncode, "it is running" in refused.stderr) == (1, True)
-    refused = tenant.start("delete", long_run, "--all", "--yes")
-    assert (refused.returncode, "it is running" in refused.stderr) == (1, True)
-    assert tenant.run(long_run).exists()
-
-
-def test_a_run_that_waits_says_for_what_and_can_be_stopped(tenant: Tenant, long_run: str) -> None:
-    tenant.launch("waiting")
-    state = tenant.until(
-        "queued with its place",
-        lambda: (found := tenant.status("waiting"))["queue_position"] is not None and found,
-        seconds=30,
-        name="waiting",
-    )
-    assert (state["state"], state["attempts"]) == ("queued", [])
-    assert "quota" in state["waiting"]
-    assert listed(tenant, "waiting")["state"] == "queued"
-    tenant.goku("stop", "waiting")
-    assert tenant.status("waiting")["state"] == "ready"
-    assert not tenant.pods("waiting")
-    tenant.goku("delete", "waiting", "--all", "--yes")
-    assert not tenant.run("waiting").exists()
 
 
 def test_a_watch_follows_a_run_to_its_end(tenant: Tenant) -> None:
@@ -164,3 +116,54 @@ def test_an_api_server_that_does_not_answer_costs_the_timeout(tenant: Tenant) ->
         )
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     assert time.monotonic() - began < 15
+
+
+# --- beside a run that holds the whole queue: last, so that it is in nobody's way
+
+
+@pytest.fixture(scope="module")
+def long_run(tenant: Tenant) -> Iterator[str]:
+    """A run of two pods that holds the whole queue and lasts as long as the tests need it."""
+    name = "verbs"
+    tenant.launch(name, steps=100_000, interval=1000)
+    tenant.reach(name, 2)
+    yield name
+    tenant.start("stop", name, "--now")
+
+
+def test_a_running_run_tells_everything(tenant: Tenant, long_run: str) -> None:
+    state = tenant.status(long_run)
+    assert (state["state"], state["alive"], state["pods"]) == ("running", True, {"Running": 2})
+    assert state["section"] in ("step", "save", "validate")
+    assert state["training"]["step"] >= 2
+    assert listed(tenant, long_run)["state"] == "running"
+    assert "[rank" in tenant.goku("logs", long_run) or "step" in tenant.goku("logs", long_run)
+    assert "goku:" in tenant.goku("logs", long_run)
+    assert "Pod/" in tenant.goku("events", long_run)
+
+
+def test_the_same_run_twice_is_refused(tenant: Tenant, long_run: str) -> None:
+    for verb in (tenant.launch_arguments(long_run, steps=100_000), ["resume", long_run]):
+        refused = tenant.start(*verb)
+        assert (refused.returncode, "it is running" in refused.stderr) == (1, True)
+    refused = tenant.start("delete", long_run, "--all", "--yes")
+    assert (refused.returncode, "it is running" in refused.stderr) == (1, True)
+    assert tenant.run(long_run).exists()
+
+
+def test_a_run_that_waits_says_for_what_and_can_be_stopped(tenant: Tenant, long_run: str) -> None:
+    tenant.launch("waiting")
+    state = tenant.until(
+        "queued with its place",
+        lambda: (found := tenant.status("waiting"))["queue_position"] is not None and found,
+        seconds=30,
+        name="waiting",
+    )
+    assert (state["state"], state["attempts"]) == ("queued", [])
+    assert "quota" in state["waiting"]
+    assert listed(tenant, "waiting")["state"] == "queued"
+    tenant.goku("stop", "waiting")
+    assert tenant.status("waiting")["state"] == "ready"
+    assert not tenant.pods("waiting")
+    tenant.goku("delete", "waiting", "--all", "--yes")
+    assert not tenant.run("waiting").exists()

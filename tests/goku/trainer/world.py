@@ -34,7 +34,7 @@ META = Meta(
 )
 
 
-def encode(store: Path) -> None:
+def encode(store: Path | str) -> None:
     """24 images and 12 clips of noise in `<store>/encode/latents`."""
     generator = torch.Generator().manual_seed(0)
     cache = LatentCache(Store(f"{store}/encode/{LATENTS}"))
