@@ -165,3 +165,21 @@ def test_stop_leaves_a_record_that_the_supervisor_closed(store: str) -> None:
     made.attempt(run, Cause.YIELDED, message="asked to stop")
     stop(run, client)
     assert Ledger(run).get(1).message == "asked to stop"
+
+
+class Late(FakeClient):
+    """A controller that makes one more pod while the first are being killed."""
+
+    def stop(self, run_uri: str, *, now: bool = False) -> None:
+        self.ends_on_stop = bool(self.killed)
+        super().stop(run_uri, now=now)
+
+
+def test_stop_now_kills_what_was_made_meanwhile(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goku_platform.runs.stop._AGAIN_SECONDS", 0.01)
+    run, client = made.run(store), Late()
+    again(run, client)
+    stop(run, client, now=True)
+    assert client.killed == [run.uri, run.uri]

@@ -1,6 +1,7 @@
 """Stop: ask a run to save and leave, and wait until it has."""
 
 import time
+from contextlib import suppress
 
 from goku.contract.attempts import Ledger, Steps
 from goku.contract.exits import Cause
@@ -10,6 +11,7 @@ from goku_platform.cluster.client import Client
 from goku_platform.errors import RunError
 
 _POLL_SECONDS = 0.2
+_AGAIN_SECONDS = 3.0  # a controller may have made a pod while the others were being killed
 _NOW_SECONDS = 30.0  # a kill is quick, but a node may be slow to say so
 
 
@@ -28,8 +30,12 @@ def stop(
     """
     seconds = patience(run, now=now) if timeout_seconds is None else timeout_seconds
     client.stop(run.uri, now=now)
-    deadline = time.monotonic() + seconds
+    asked, deadline = time.monotonic(), time.monotonic() + seconds
     while client.get(run.uri).alive:
+        if now and time.monotonic() >= asked + _AGAIN_SECONDS:
+            asked = time.monotonic()
+            with suppress(RunError):  # it has ended meanwhile
+                client.stop(run.uri, now=True)
         if time.monotonic() >= deadline:
             raise RunError(
                 f"run {run.name!r}",
