@@ -52,18 +52,6 @@ def operator(name: str, forward: Forward, backward: Backward) -> Attend:
     ) -> tuple[Tensor, Tensor]:
         return forward(q, k, v, _segments(q_starts, k_starts, q_host, k_host))
 
-    def fake_forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        q_starts: Tensor,
-        k_starts: Tensor,
-        q_host: Tensor,
-        k_host: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        tokens, heads, _ = q.shape
-        return torch.empty_like(q), q.new_empty(heads, tokens, dtype=torch.float32)
-
     def run_backward(
         do: Tensor,
         q: Tensor,
@@ -79,22 +67,8 @@ def operator(name: str, forward: Forward, backward: Backward) -> Attend:
         segments = _segments(q_starts, k_starts, q_host, k_host)
         return backward(do, q, k, v, o, lse, segments)
 
-    def fake_backward(
-        do: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        o: Tensor,
-        lse: Tensor,
-        q_starts: Tensor,
-        k_starts: Tensor,
-        q_host: Tensor,
-        k_host: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-    attended = operators.operator(f"attend_{name}", run_forward, fake_forward)
-    backed = operators.operator(f"attend_{name}_backward", run_backward, fake_backward)
+    attended = operators.operator(f"attend_{name}", run_forward, _shapes_forward)
+    backed = operators.operator(f"attend_{name}_backward", run_backward, _shapes_backward)
 
     def keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs, *output)
@@ -127,3 +101,14 @@ def operator(name: str, forward: Forward, backward: Backward) -> Attend:
 
 def _segments(q_starts: Tensor, k_starts: Tensor, q_host: Tensor, k_host: Tensor) -> Segments:
     return Segments(q_starts, k_starts, lengths_of(q_host), lengths_of(k_host))
+
+
+def _shapes_forward(q: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
+    tokens, heads, _ = q.shape
+    return torch.empty_like(q), q.new_empty(heads, tokens, dtype=torch.float32)
+
+
+def _shapes_backward(
+    _do: Tensor, q: Tensor, k: Tensor, v: Tensor, *_rest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
