@@ -43,6 +43,7 @@ def test_a_default_profile_fits_the_default_values() -> None:
     settings = Settings()
     assert VALUES["runtime"]["name"] == settings.runtime
     assert VALUES["runtime"]["imagePullPolicy"] == settings.image_pull_policy
+    assert VALUES["runtime"]["graceSeconds"] == runtime.GRACE_SECONDS
     assert VALUES["monitoring"]["port"] == settings.metrics_port
 
 
@@ -50,7 +51,7 @@ def test_the_runtime_is_the_one_that_the_code_renders() -> None:
     """After a change that is meant: GOKU_GOLDEN=write pytest tests/chart."""
     heading = (
         "# Written by a test from render/runtime.py, for a default profile. The template sets the\n"
-        "# name, the Secrets, the pull policy and the port.\n"
+        "# name, the Secrets, the pull policy, the grace and the port.\n"
     )
     text = yaml.safe_dump(runtime.render(Settings()), sort_keys=False)
     compare(CHART / "runtime.yaml", heading + text)

@@ -32,6 +32,7 @@ from tests.goku.trainer import world
 CLI = Path(sys.executable).with_name("goku-platform")
 SECRET = "goku-bucket"
 GPUS = 2  # of the queue, on paper: one for each of a run's two pods
+GRACE_SECONDS = 60
 # Small enough for two cores, long enough to be disturbed on the way.
 SETTINGS = (
     "parallel.nodes=2",
@@ -39,7 +40,7 @@ SETTINGS = (
     "training.init_from=none",
     "training.validation_samples=0",
     "data.packs_per_step=4",
-    "checkpoint.grace_seconds=60",
+    f"checkpoint.grace_seconds={GRACE_SECONDS}",
     "checkpoint.stop_budget_seconds=40",
 )
 
@@ -144,12 +145,13 @@ class Tenant:
 
     def ended(self, name: str, number: int, *, seconds: float = 180) -> Attempt:
         """An attempt once it is over."""
-        return self.until(
+        self.until(
             f"the end of attempt {number}",
-            lambda: next((a for a in self.attempts(name) if a.number == number and a.over), None),
+            lambda: any(a.number == number and a.over for a in self.attempts(name)),
             seconds=seconds,
             name=name,
         )
+        return next(a for a in self.attempts(name) if a.number == number)
 
     def done(self, name: str, *, seconds: float = 240) -> list[Attempt]:
         """All attempts once the last one is done and no pod is left running."""
@@ -259,9 +261,8 @@ def tenant(
     ):
         os.environ.update(server.environment())
         made = Tenant(cluster, own, server, folder, image)
-        cluster.apply(
-            [_secret(name, server), runtime.render(settings.load(made.profile()).settings)]
-        )
+        profile = settings.load(made.profile()).settings
+        cluster.apply([_secret(name, server), runtime.render(profile, grace_seconds=GRACE_SECONDS)])
         world.encode(made.store)
         try:
             yield made

@@ -88,7 +88,7 @@ def test_the_runtime_is_that_of_a_profile_with_the_same_values() -> None:
         template(CHART, "--values", EVERYTHING, "--show-only", "templates/runtime.yaml")
     )
     profile = Settings(image_pull_policy="Always", secrets=("store",), metrics_port=9465)
-    rendered = runtime.render(profile)
+    rendered = runtime.render(profile, grace_seconds=600)
     assert made["spec"] == rendered["spec"]
     assert made["metadata"]["labels"].items() >= rendered["metadata"]["labels"].items()
 

@@ -9,6 +9,7 @@ from goku_platform.jobs.estimate import Estimate
 from goku_platform.jobs.plan import plan
 from goku_platform.jobs.spec import JobSpec
 from goku_platform.render import lint
+from goku_platform.render.runtime import GRACE_SECONDS
 from goku_platform.settings import Kind, Settings
 from tests.goku_platform import made, rendering
 
@@ -72,6 +73,7 @@ def test_a_name_may_be_as_long_as_the_kind_lets_it(
 ) -> None:
     planned = rendering.one_cpu_node(Kind.JOBSET)
     planned = replace(planned, nodes=nodes, placement=replace(planned.placement, kind=kind))
+    planned = replace(planned, grace_seconds=GRACE_SECONDS)  # of the runtime, for a TrainJob
     assert not list(lint.lint_cluster(replace(planned, name="n" * most)))
     with pytest.raises(LintError, match=r"Shorten it by 1: --name"):
         lint.check_cluster(replace(planned, name="n" * (most + 1)))
@@ -104,6 +106,8 @@ def test_a_trainjob_leaves_to_its_runtime_what_it_cannot_say() -> None:
     planned = rendering.two_gpu_nodes(Kind.TRAINJOB)
     found = [found for found in lint.lint_cluster(planned) if "its runtime must" in found.rule]
     assert [finding.value for finding in found] == ["secrets"]
+    found = list(lint.lint_cluster(replace(planned, grace_seconds=600.0)))
+    assert "checkpoint.grace_seconds" in [finding.value for finding in found]
 
 
 def test_ray_curation_on_another_kind_stays_in_its_pod() -> None:

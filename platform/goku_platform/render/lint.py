@@ -14,6 +14,7 @@ from goku_platform.errors import LintError
 from goku_platform.jobs.estimate import Estimate
 from goku_platform.jobs.kinds import RESOURCES
 from goku_platform.jobs.spec import JobSpec
+from goku_platform.render import runtime
 from goku_platform.settings import Kind, Settings
 
 _LABEL = 63  # characters of a name in DNS, and of a label's value
@@ -146,6 +147,7 @@ def _runtime(spec: JobSpec) -> Iterator[Finding]:
         "secrets": (place.secrets, ()),
         "image_pull_policy": (place.image_pull_policy, usual["image_pull_policy"].default),
         "metrics_port": (spec.metrics_port, usual["metrics_port"].default),
+        "checkpoint.grace_seconds": (spec.grace_seconds, runtime.GRACE_SECONDS),
     }
     for key, (value, default) in carried.items():
         if value != default:

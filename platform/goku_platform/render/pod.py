@@ -55,6 +55,7 @@ def template(spec: JobSpec, *, container: str, meeting: Meeting | None) -> Manif
         "spec": {
             "containers": [_container(spec, name=container, meeting=meeting)],
             **POD,
+            **grace(spec.grace_seconds),
             **placement(spec),
         },
     }
@@ -71,12 +72,11 @@ def pod_metadata(spec: JobSpec) -> Manifest:
 
 
 def placement(spec: JobSpec) -> Manifest:
-    """The pod's own fields that differ from run to run, containers aside."""
+    """The pod's own fields that differ from run to run, containers and grace aside."""
     place = spec.placement
     return present(
         {
             "volumes": [_volume(volume) for volume in spec.volumes],
-            "terminationGracePeriodSeconds": math.ceil(spec.grace_seconds),
             "serviceAccountName": place.service_account,
             "securityContext": pod_security(),
             "imagePullSecrets": [{"name": name} for name in place.image_pull_secrets],
@@ -87,6 +87,11 @@ def placement(spec: JobSpec) -> Manifest:
             ],
         }
     )
+
+
+def grace(seconds: float) -> Manifest:
+    """The time from SIGTERM to SIGKILL. Apart, for a TrainJob leaves it to its runtime."""
+    return {"terminationGracePeriodSeconds": math.ceil(seconds)}
 
 
 def pod_security() -> Manifest:

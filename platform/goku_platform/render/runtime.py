@@ -7,6 +7,7 @@ pod that a JobSet gets.
 
 from collections.abc import Sequence
 
+from goku.config.checkpoint import CheckpointConfig
 from goku_platform.jobs.kinds import RESOURCES
 from goku_platform.render import pod, retries
 from goku_platform.render.jobset import NETWORK, NODE, gang
@@ -16,8 +17,15 @@ _ANCESTOR = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
 _FRAMEWORK = {"trainer.kubeflow.org/framework": "torch"}
 
 
-def render(settings: Settings) -> pod.Manifest:
-    """The runtime of a profile, which gives its name, Secrets, pull policy and metrics port."""
+GRACE_SECONDS: float = CheckpointConfig.model_fields["grace_seconds"].default
+
+
+def render(settings: Settings, *, grace_seconds: float = GRACE_SECONDS) -> pod.Manifest:
+    """The runtime of a profile, which gives its name, Secrets, pull policy and metrics port.
+
+    The grace is here and not in the TrainJob's patch, for Kueue (0.19) drops that field of a patch
+    when it admits the job, and JobSet then refuses what has become of it.
+    """
     container = RESOURCES[Kind.TRAINJOB].container
     return {
         "apiVersion": RESOURCES[Kind.TRAINJOB].api_version,
@@ -37,7 +45,9 @@ def render(settings: Settings) -> pod.Manifest:
                             "template": {
                                 "metadata": {"labels": dict(_ANCESTOR)},
                                 "spec": gang(
-                                    container, nodes=1, template=_template(settings, container)
+                                    container,
+                                    nodes=1,
+                                    template=_template(settings, container, grace_seconds),
                                 ),
                             },
                         }
@@ -48,7 +58,7 @@ def render(settings: Settings) -> pod.Manifest:
     }
 
 
-def _template(settings: Settings, name: str) -> pod.Manifest:
+def _template(settings: Settings, name: str, grace_seconds: float) -> pod.Manifest:
     container = pod.present(
         {
             "name": name,
@@ -64,6 +74,7 @@ def _template(settings: Settings, name: str) -> pod.Manifest:
         "spec": {
             "containers": [container],
             **pod.POD,
+            **pod.grace(grace_seconds),
             "securityContext": pod.pod_security(),
         }
     }

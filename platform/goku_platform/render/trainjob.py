@@ -1,8 +1,8 @@
 """JobSpec -> Kubeflow TrainJob v1alpha1: what differs from run to run, on top of a runtime.
 
 `trainer` takes the image, the command, the variables and the resources; everything else about the
-pods goes through `runtimePatches`. Three things it cannot say stay with the runtime (`runtime`):
-retry rules, Secrets as variables, the container's ports and pull policy. `lint` compares.
+pods goes through `runtimePatches`. What it cannot say stays with the runtime (`runtime`): retry
+rules, the grace, Secrets as variables, the container's ports and pull policy. `lint` compares.
 """
 
 from goku_platform.jobs import names

@@ -66,11 +66,15 @@ class Watch:
         )
 
     def dump_stacks(self) -> list[Path]:
-        """Have every living rank write its stacks; the files that have something in them."""
+        """Have every living rank write its stacks; the files that have something in them.
+
+        A rank that somebody stopped (SIGSTOP) is let go on, or it could not write.
+        """
         waiting = {rank: self._pod.stacks_path(rank) for rank in self._speechless()}
         for rank in waiting:
             with suppress(ProcessLookupError):
                 os.kill(self.progress[rank].pid, signal.SIGUSR2)
+                os.kill(self.progress[rank].pid, signal.SIGCONT)
         _settle(list(waiting.values()))
         return [path for path in waiting.values() if _size(path)]
 
