@@ -1,7 +1,8 @@
 """The run directory: what lies where under `<store>/<run>`, and what "the latest checkpoint" means.
 
     run.json                          frozen configuration and code version
-    attempts/0001.json                the ledger, one record an attempt
+    attempts/0001.json                the ledger, one record an attempt; .pulse: how far it is;
+                                      .resume: a person allowed the next
     fence                             the attempt that may commit
     checkpoints/step-00000020/        payload files, then manifest.json: that write is the commit
     LATEST                            attempt, step and manifest digest: a hint for people and tools

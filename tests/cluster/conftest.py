@@ -53,11 +53,13 @@ def training_runtime(cluster: Cluster, place: Place) -> Iterator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test shows the ends of the control plane's logs."""
+    """A failed test shows the ends of the control plane's logs, and its runs give their GPUs back."""
     report = yield
-    cluster = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and isinstance(cluster, Cluster):
+    used = getattr(item, "funcargs", {})
+    if report.failed and isinstance(cluster := used.get("cluster"), Cluster):
         report.sections.append(("control plane and node", cluster.troubles()))
+    if report.failed and isinstance(tenant := used.get("tenant"), Tenant):
+        tenant.clear()
     return report
 
 

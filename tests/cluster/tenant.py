@@ -232,6 +232,12 @@ class Tenant:
             name=name,
         )
 
+    def clear(self) -> None:
+        """Delete every job and its pods at once; the runs stay in the store."""
+        where = ("--all", "-n", self.namespace, "--wait=false")
+        self.cluster.kubectl("delete", "pytorchjobs,trainjobs,jobsets,jobs.batch", *where)
+        self.cluster.kubectl("delete", "pods", *where, "--grace-period=1")
+
     def until(
         self, what: str, ready: Callable[[], Any], *, seconds: float = 180, name: str = ""
     ) -> Any:
