@@ -53,7 +53,7 @@ def training_runtime(cluster: Cluster, place: Place) -> Iterator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test shows the ends of the control plane's logs, and its runs give their GPUs back."""
+    """A failed test shows the ends of the cluster's logs, and its runs give their GPUs back."""
     report = yield
     used = getattr(item, "funcargs", {})
     if report.failed and isinstance(cluster := used.get("cluster"), Cluster):
