@@ -90,3 +90,32 @@ def queue(cluster: Cluster, namespace: str, **options: Any) -> Iterator[Queue]:
         kinds = [f"clusterqueue/{namespace}", f"resourceflavor/{namespace}"]
         kinds += [f"workloadpriorityclass/{made.priority(name)}" for name in made.priorities]
         cluster.kubectl("delete", *kinds, "--wait=false", "--ignore-not-found")
+
+
+def rival(queue: Queue, image: str, *, name: str = "urgent", seconds: int = 5) -> dict[str, Any]:
+    """Somebody else's job of high priority, which needs the whole quota for a few seconds."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {
+        "name": "main",
+        "image": image,
+        "command": ["sleep", str(seconds)],
+        "resources": {"limits": {"nvidia.com/gpu": str(queue.gpus)}, "requests": {"cpu": "10m"}},
+        "securityContext": security,
+    }
+    labels = {
+        "kueue.x-k8s.io/queue-name": queue.name,
+        "kueue.x-k8s.io/priority-class": queue.priority("high"),
+    }
+    pod = {"restartPolicy": "Never", "containers": [container]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": queue.namespace, "labels": labels},
+        "spec": {"template": {"spec": pod}, "suspend": True},
+    }

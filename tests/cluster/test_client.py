@@ -87,6 +87,13 @@ def test_the_start_before_can_be_read_while_its_pod_is_there(place: Place) -> No
     client.stop(spec.run_uri, now=True)
 
 
+def test_a_jobs_service_goes_with_it(cluster: Cluster, place: Place) -> None:
+    client, spec = place.client(kind=Kind.JOB), place.spec(kind=Kind.JOB)
+    client.apply(spec)
+    cluster.kubectl("delete", "job", spec.name, "-n", place.namespace)  # as its time to live would
+    cluster.wait(lambda: left(cluster, place.namespace) == [], seconds=60, what="nothing left")
+
+
 def _requests(client: KubernetesClient, spec: JobSpec) -> dict[str, int]:
     """How many each verb makes, from a launch to the end of a run."""
     counted: dict[str, int] = {}

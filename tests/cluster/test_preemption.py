@@ -10,6 +10,7 @@ import pytest
 
 from goku.contract.attempts import Attempt
 from goku.contract.exits import Cause, Exit
+from tests.cluster.queues import rival
 from tests.cluster.tenant import Tenant
 
 KINDS = ("pytorchjob", "trainjob", "jobset", "job")
@@ -29,7 +30,7 @@ def test_kueue_preempts_for_a_higher_priority(tenant: Tenant, undisturbed: Any) 
     low = tenant.with_profile(priority_class=tenant.queue.priority("low"))
     low.launch("low", steps=STEPS)
     low.reach("low", 5)
-    tenant.cluster.apply(_urgent(tenant))
+    tenant.cluster.apply(rival(tenant.queue, tenant.cluster.busybox))
     _saved_and_left(low.ended("low", 1))
     assert low.status("low")["state"] == "queued"
     low.until("queued again, then done", lambda: _ended(tenant, "urgent"), name="low")
@@ -81,36 +82,6 @@ def _went_on(first: Attempt, second: Attempt) -> None:
     assert second.cause is Cause.DONE
     assert second.first_step == first.last_step
     assert first.lost_steps == second.lost_steps == 0
-
-
-def _urgent(tenant: Tenant) -> dict[str, Any]:
-    """Somebody else's job, which needs the whole quota for a few seconds."""
-    resources = {"limits": {"nvidia.com/gpu": "2"}, "requests": {"cpu": "10m"}}
-    security = {
-        "allowPrivilegeEscalation": False,
-        "runAsNonRoot": True,
-        "runAsUser": 1000,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    container = {
-        "name": "main",
-        "image": tenant.cluster.busybox,
-        "command": ["sleep", "5"],
-        "resources": resources,
-        "securityContext": security,
-    }
-    labels = {
-        "kueue.x-k8s.io/queue-name": tenant.queue.name,
-        "kueue.x-k8s.io/priority-class": tenant.queue.priority("high"),
-    }
-    pod = {"restartPolicy": "Never", "containers": [container]}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": "urgent", "namespace": tenant.namespace, "labels": labels},
-        "spec": {"template": {"spec": pod}, "suspend": True},
-    }
 
 
 def _ended(tenant: Tenant, job: str) -> bool:

@@ -52,7 +52,16 @@ def _make(api: Api, manifests: Sequence[Json]) -> None:
     *others, job = manifests
     for manifest in others:
         api.apply(_path(api, manifest), manifest, what=_title(manifest))
-    api.create(objects.collection(job).path(api.namespace), job, what=_title(job), dry_run=False)
+    path = objects.collection(job).path(api.namespace)
+    made = api.create(path, job, what=_title(job), dry_run=False)
+    for manifest in others:  # a job that goes when its time to live is over takes them along
+        api.apply(_path(api, manifest), _owned(manifest, made), what=_title(manifest))
+
+
+def _owned(manifest: Json, job: Json) -> Json:
+    owner = {key: job[key] for key in ("apiVersion", "kind")}
+    owner |= {key: job["metadata"][key] for key in ("name", "uid")}
+    return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
 
 
 def _title(manifest: Json) -> str:

@@ -14,6 +14,7 @@ from goku_platform.errors import RunError
 from goku_platform.settings import Kind
 
 _POLL_SECONDS = 2.0
+_NOT_BEGUN = 400  # how the kubelet answers for a container that waits
 _PATIENCE_SECONDS = 60.0  # with a server that is away
 
 
@@ -25,8 +26,13 @@ def logs(api: Api, name: str, first: Kind | None, *, node: int, previous: bool) 
     chosen = mine[1:] if previous and not restarted else mine
     if not chosen:
         raise _nothing(api, name, first, node=node, previous=previous)
-    for line in _stream(api, chosen[0], previous="true" if previous and restarted else ""):
-        yield line.decode(errors="replace")
+    try:
+        for line in _stream(api, chosen[0], previous="true" if previous and restarted else ""):
+            yield line.decode(errors="replace")
+    except Refused as error:
+        if error.status != _NOT_BEGUN:
+            raise
+        raise _nothing(api, name, first, node=node, previous=previous) from error
 
 
 def follow(api: Api, name: str, first: Kind | None, *, node: int) -> Iterator[str]:
@@ -81,14 +87,15 @@ def _is_over(api: Api, pod: pods.Pod) -> bool:
 
 def _nothing(api: Api, name: str, first: Kind | None, *, node: int, previous: bool) -> RunError:
     seen = sighting.sighting(look.look(api, name, first))
-    what = f"node {node} of run {name!r}"
+    what, shipped = f"node {node} of run {name!r}", f"goku-platform logs {name} --attempt N"
     if previous:
         rule = "the cluster keeps nothing of an earlier start"
     elif seen.alive:
-        rule = f"it has no pod yet ({seen.waiting or seen.trouble or 'unknown'})"
+        rule = f"its container has not begun ({seen.waiting or seen.trouble or 'unknown'})"
+        return RunError(what, rule, f"See what it waits for: goku-platform status {name}.")
     else:
         rule = "none of its pods is left in the cluster"
-    return RunError(what, rule, f"What was shipped is in the store: goku-platform logs {name}.")
+    return RunError(what, rule, f"Every attempt's logs are in the store: {shipped}.")
 
 
 def _restarts(pod: pods.Pod) -> int:
