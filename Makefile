@@ -36,9 +36,9 @@ cluster-up: $(READY)
 cluster-down: $(READY)
 	$(BIN)/python -m tests.cluster down
 
-# The image of training pods is built first: gigabytes and minutes once, seconds after that.
+# The images of the pods are built first: gigabytes and minutes once, seconds after that.
 test-cluster: cluster-up
-	$(BIN)/python -m tests.cluster.training_image
+	$(BIN)/python -m tests.cluster.platform_images
 	$(BIN)/python -m pytest tests/cluster
 
 lint: $(READY)

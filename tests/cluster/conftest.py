@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from goku_platform.render import runtime
-from tests.cluster import training_image
 from tests.cluster.cluster import Cluster
 from tests.cluster.place import Place
+from tests.cluster.platform_images import TRAINING
 from tests.cluster.tenant import Tenant
 from tests.cluster.tenant import tenant as make_tenant
 
@@ -22,7 +22,7 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def image(cluster: Cluster) -> str:
     """The training image of the sources as they are, in the cluster."""
-    return training_image.ensure()
+    return TRAINING.ensure()
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from typing import Any
 from goku.contract.pod import Progress
 from goku.contract.rundir import RunDir
 from goku_platform.jobs.plan import SCRATCH
-from tests.cluster import training_image
 from tests.cluster.cluster import Cluster
+from tests.cluster.platform_images import TRAINING
 from tests.cluster.tenant import Tenant, tenant
 
 NAME = "measured"
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    cluster, image = Cluster.attach(), training_image.ensure()
+    cluster, image = Cluster.attach(), TRAINING.ensure()
     with (
         tempfile.TemporaryDirectory() as folder,
         tenant(cluster, "goku-measured", folder=Path(folder), image=image) as place,

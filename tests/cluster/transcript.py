@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster import training_image
 from tests.cluster.cluster import Cluster
+from tests.cluster.platform_images import TRAINING
 from tests.cluster.queues import rival
 from tests.cluster.tenant import Tenant, tenant
 
@@ -62,7 +62,7 @@ def _until(place: Tenant, what: str, ready: Callable[[], object]) -> None:
 
 
 def main() -> None:
-    cluster, image = Cluster.attach(), training_image.ensure()
+    cluster, image = Cluster.attach(), TRAINING.ensure()
     with (
         tempfile.TemporaryDirectory() as folder,
         tenant(cluster, "goku-research", folder=Path(folder), image=image) as place,

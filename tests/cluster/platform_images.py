@@ -1,7 +1,7 @@
-"""The image of training pods, built from the repository's own Dockerfile, for the test cluster.
+"""The images of training and of curation pods, from the repository's own Dockerfiles, for tests.
 
-Built once it takes minutes and gigabytes (torch brings CUDA's libraries along); after that only the
-layers that changed are built and imported, in seconds.
+The first build takes minutes and gigabytes (torch brings CUDA's libraries along); after that only
+the layers that changed are built and imported, in seconds.
 """
 
 import configparser
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.containers import ctr
@@ -26,13 +27,11 @@ from tests.cluster.layout import KEPT
 from tests.cluster.oci import present
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DOCKERFILE = REPOSITORY / "platform" / "images" / "training.Dockerfile"
 # What .dockerignore lets into the build.
 CONTEXT = (
     *("pyproject.toml", "constraints.txt", "README.md", "LICENSE"),
     *("goku", "platform/goku_platform", "helm"),
 )
-NAME = "goku.test/training"
 BASE = "localhost/goku-base:bookworm"
 SUITE = "bookworm"
 # venv and certificates are what the Dockerfile asks of a base that does not come from CUDA.
@@ -42,21 +41,54 @@ KEEP_IMAGES = 3
 EPOCH = 1577836800
 
 
-def ensure() -> str:
-    """The image's name in containerd; it is built and imported when the sources have changed.
+@dataclass(frozen=True)
+class PlatformImage:
+    """One of `platform/images`; the extras are those of a node without GPUs."""
 
-    Raises `ClusterError` with the end of the build's output.
-    """
-    with _alone(), _context() as context:
-        version = _version(context)
-        reference, local = f"{NAME}:{version}", f"localhost/training:{version}"
-        if reference not in present():
-            _base()
-            _build(context, local, version)
-            described = json.loads(_buildah("inspect", "--type", "image", local))["OCIv1"]
-            hand_over(Built.of(STORAGE, described, local), reference)
-            _forget_old(reference)
-    return reference
+    name: str
+    extras: str
+
+    @property
+    def dockerfile(self) -> Path:
+        return REPOSITORY / "platform" / "images" / f"{self.name}.Dockerfile"
+
+    def ensure(self) -> str:
+        """The image's name in containerd; built and imported when the sources have changed.
+
+        Raises `ClusterError` with the end of the build's output.
+        """
+        with _alone(), _context() as context:
+            version = self._version(context)
+            reference = f"goku.test/{self.name}:{version}"
+            local = f"localhost/{self.name}:{version}"
+            if reference not in present():
+                _base()
+                self._build(context, local, version)
+                described = json.loads(_buildah("inspect", "--type", "image", local))["OCIv1"]
+                hand_over(Built.of(STORAGE, described, local), reference)
+                _forget_old(reference)
+        return reference
+
+    def _version(self, context: Path) -> str:
+        """A hash of everything that the image is made of."""
+        found = hashlib.sha256(self.dockerfile.read_bytes())
+        for path in sorted(path for path in context.rglob("*") if path.is_file()):
+            found.update(str(path.relative_to(context)).encode() + b"\0" + path.read_bytes())
+        return found.hexdigest()[:12]
+
+    def _build(self, context: Path, local: str, version: str) -> None:
+        with _installers() as mounts:
+            _buildah(
+                *("bud", "--isolation", "chroot", "--layers", "--file", str(self.dockerfile)),
+                *("--build-arg", f"BASE={BASE}", "--build-arg", f"CODE_VERSION={version}"),
+                *("--build-arg", f"EXTRAS={self.extras}"),
+                *(f"--volume={here}:{there}:ro" for here, there in mounts.items()),
+                *("--tag", local, str(context)),
+            )
+
+
+TRAINING = PlatformImage("training", "--extra train")
+CURATION = PlatformImage("curation", "--extra curate")
 
 
 @contextmanager
@@ -66,14 +98,6 @@ def _alone() -> Iterator[None]:
     with (KEPT / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _version(context: Path) -> str:
-    """A hash of everything that the image is made of."""
-    found = hashlib.sha256(DOCKERFILE.read_bytes())
-    for path in sorted(path for path in context.rglob("*") if path.is_file()):
-        found.update(str(path.relative_to(context)).encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 @contextmanager
@@ -120,17 +144,6 @@ def _base() -> None:
         _buildah("bud", "--isolation", "chroot", "--tag", BASE, folder)
 
 
-def _build(context: Path, local: str, version: str) -> None:
-    with _installers() as mounts:
-        _buildah(
-            *("bud", "--isolation", "chroot", "--layers", "--file", str(DOCKERFILE)),
-            *("--build-arg", f"BASE={BASE}", "--build-arg", f"CODE_VERSION={version}"),
-            *("--build-arg", "EXTRAS=--extra train"),
-            *(f"--volume={here}:{there}:ro" for here, there in mounts.items()),
-            *("--tag", local, str(context)),
-        )
-
-
 @contextmanager
 def _installers() -> Iterator[dict[str, str]]:
     """This machine's package index and certificates, mounted for the build and kept out of it."""
@@ -157,10 +170,11 @@ def _installers() -> Iterator[dict[str, str]]:
 
 def _forget_old(reference: str) -> None:
     """Keep a few: pods of a test that still runs may use the one before."""
-    rows = [line.split()[0] for line in ctr("images", "list").splitlines() if NAME in line]
-    old = [name for name in rows if name.startswith(f"{NAME}:") and name != reference]
-    for name in old[: max(0, len(old) - KEEP_IMAGES)]:
-        ctr("images", "rm", name)
+    name = reference.partition(":")[0]
+    rows = [line.split()[0] for line in ctr("images", "list").splitlines() if name in line]
+    old = [row for row in rows if row.startswith(f"{name}:") and row != reference]
+    for row in old[: max(0, len(old) - KEEP_IMAGES)]:
+        ctr("images", "rm", row)
 
 
 def _buildah(*words: str) -> str:
@@ -177,5 +191,6 @@ def _checked(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
-    print(ensure(), f"in {time.monotonic() - began:.1f} s")
+    for image in (TRAINING, CURATION):
+        began = time.monotonic()
+        print(image.ensure(), f"in {time.monotonic() - began:.1f} s")
