@@ -37,9 +37,11 @@ cluster-down: $(READY)
 	$(BIN)/python -m tests.cluster down
 
 # The images of the pods are built first: gigabytes and minutes once, seconds after that.
+test-cluster: LONG := --timeout 900 --durations 20
 test-cluster: cluster-up
 	$(BIN)/python -m tests.cluster.platform_images
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest tests/cluster -m "not disruptive" -n 2 --dist loadfile $(LONG)
+	$(BIN)/python -m pytest tests/cluster -m disruptive $(LONG)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 A shot is a window that slides over a fixed noise texture, `step` pixels a frame to the right.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import av
@@ -14,6 +14,14 @@ from goku.config.curation import CurationConfig
 from goku.data.video import encode_mp4, encode_png
 
 Pixels = NDArray[np.uint8]
+SMALL: Mapping[str, object] = {
+    "min_duration_seconds": 1.0,
+    "min_side_pixels": 128,
+    "min_bitrate_kbps": 1.0,
+    "min_image_side_pixels": 64,
+    "max_clip_seconds": 2.0,
+    "motion_side_pixels": 144,
+}
 
 
 def texture(height: int, width: int, *, seed: int = 0) -> Pixels:
@@ -66,12 +74,4 @@ def write_image(path: Path, *, height: int = 96, width: int = 128, seed: int = 0
 
 def settings(**over: object) -> CurationConfig:
     """Curation that small synthetic footage passes."""
-    small: dict[str, object] = {
-        "min_duration_seconds": 1.0,
-        "min_side_pixels": 128,
-        "min_bitrate_kbps": 1.0,
-        "min_image_side_pixels": 64,
-        "max_clip_seconds": 2.0,
-        "motion_side_pixels": 144,
-    }
-    return CurationConfig.build(small | over)
+    return CurationConfig.build({**SMALL, **over})

@@ -137,6 +137,7 @@ def test_requests_do_not_grow_with_the_number_of_pods(place: Place) -> None:
     assert watching[0] - watching[1] <= 6, watching
 
 
+@pytest.mark.disruptive
 def test_a_watch_outlives_a_restart_of_the_server(cluster: Cluster, place: Place) -> None:
     client, spec = place.client(kind=Kind.JOB), place.spec(kind=Kind.JOB)
     client.apply(spec)

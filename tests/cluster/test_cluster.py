@@ -155,6 +155,7 @@ def test_128_nodes_on_paper_hold_1024_gpus(cluster: Cluster, namespace: str) -> 
         assert places == set(names)
 
 
+@pytest.mark.disruptive
 def test_what_breaks_is_seen(cluster: Cluster, namespace: str) -> None:
     cluster.apply(pod("victim", namespace, cluster.busybox, "sleep 1000", restart="Always"))
     running = {"victim": "Running"}

@@ -33,7 +33,9 @@ def source(tenant: Tenant, tmp_path: Path) -> str:
 
 def test_footage_becomes_clips(curating: Tenant, source: str) -> None:
     launch = ("launch", "curate", "--size", "tiny", "--name", "clips", "--yes")
-    curating.goku(*launch, "--set", f"data.source={source}", "--set", "curation.workers=1")
+    chosen = [f"data.source={source}", "curation.workers=1"]
+    chosen += [f"curation.{key}={value}" for key, value in footage.SMALL.items()]
+    curating.goku(*launch, *(part for one in chosen for part in ("--set", one)))
     (attempt,) = curating.done("clips")
     assert attempt.cause is Cause.DONE
     commits = read_commits(curating.run("clips").store.child(CLIPS))

@@ -33,6 +33,7 @@ def test_training_goes_on_while_the_store_is_away(tenant: Tenant, frozen: bool) 
     assert tenant.attempts(name)[0].cause is Cause.YIELDED
 
 
+@pytest.mark.disruptive
 def test_restarts_of_the_control_plane_disturb_nobody(tenant: Tenant) -> None:
     tenant.launch("steady", steps=300, interval=50)
     tenant.reach("steady", 3)
@@ -42,6 +43,7 @@ def test_restarts_of_the_control_plane_disturb_nobody(tenant: Tenant) -> None:
     assert only.last_step == 300
 
 
+@pytest.mark.disruptive
 def test_a_silent_node_keeps_its_run(tenant: Tenant) -> None:
     tenant.launch("unheard", steps=400, interval=50)
     tenant.reach("unheard", 3)
