@@ -79,6 +79,13 @@ class Tenant:
         """The same place under another profile."""
         return replace(self, profile_values={**self.profile_values, **values})
 
+    @contextmanager
+    def neighbour(self, namespace: str) -> Iterator["Tenant"]:
+        """The same people in another namespace, which sees nothing of this one but the store."""
+        with self.cluster.namespace(namespace):
+            self.cluster.apply(_secret(namespace, self.s3))
+            yield self.with_profile(namespace=namespace, kind="job", queue=None)
+
     def profile(self) -> Path:
         """The profile as a file."""
         values = {

@@ -59,9 +59,17 @@ def test_the_same_run_launched_twice(tenant: Tenant) -> None:
     second = tenant.start(*tenant.launch_arguments("twice", steps=3000, interval=20))
     assert second.returncode == 1
     assert "it is running" in second.stderr
+    with tenant.neighbour("goku-elsewhere") as other:
+        arguments = other.launch_arguments("twice", steps=3000, interval=20)
+        refused = other.start(*arguments)
+        assert refused.returncode == 1
+        assert "which this target does not see" in refused.stderr
+        other.goku(*arguments, "--force")
+        _took_over(tenant, other)
 
-    other = tenant.with_profile(kind="job", queue=None)
-    other.goku(*tenant.launch_arguments("twice", steps=3000, interval=20), "--force")
+
+def _took_over(tenant: Tenant, other: Tenant) -> None:
+    """The first start ends as superseded and never comes back; the second one commits."""
     first = tenant.ended("twice", 1)
     assert (first.cause, first.exit_code) == (Cause.SUPERSEDED, Exit.SUPERSEDED)
     run = tenant.run("twice")

@@ -138,6 +138,8 @@ def _superseded(seen: Evidence) -> Verdict | None:
 
 
 def _unsaved(seen: Evidence) -> Verdict | None:
+    if seen.overran_seconds is not None and seen.saved and seen.causes <= _GOOD:
+        return Verdict(Cause.YIELDED, "asked to stop: ended, there was nothing left to save")
     if seen.overran_seconds is not None:
         return Verdict(
             Cause.UNSAVED,
