@@ -10,13 +10,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from goku.contract.pod import Progress
 from goku.contract.rundir import RunDir
-from goku_platform.jobs.plan import SCRATCH
 from tests.cluster.cluster import Cluster
 from tests.cluster.platform_images import TRAINING
 from tests.cluster.tenant import Tenant, tenant
@@ -69,22 +68,14 @@ def _evicted(place: Tenant, number: int) -> tuple[float, ...]:
 
 
 def _first_step(place: Tenant, last: int) -> float:
-    """When rank 0 tells of a step beyond `last`; read in its pod's own folder."""
-    supervisor = place.cluster.chaos.processes(place.namespace, place.pod(NAME, 0))[0]
-    path = Path(f"/proc/{supervisor}/root{SCRATCH}/pod/progress-00000.json")
-    progress: list[Progress] = []
-
-    def stepped() -> bool:
-        if path.exists():
-            progress.append(Progress.model_validate_json(path.read_text()))
-        return bool(progress) and (progress[-1].step or 0) > last
-
+    """When rank 0 tells of a step beyond `last`."""
     deadline = time.monotonic() + 180
-    while not stepped():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"no step after {last} within 180 s")
-        time.sleep(0.02)
-    return progress[-1].beat_at
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError):
+            progress = place.heartbeat(NAME)
+            if (progress.step or 0) > last:
+                return progress.beat_at
+    raise SystemExit(f"no step after {last} within 180 s")
 
 
 def _supervisors(place: Tenant) -> None:

@@ -37,7 +37,7 @@ SUITE = "bookworm"
 # venv and certificates are what the Dockerfile asks of a base that does not come from CUDA.
 PACKAGES = "python3,python3-venv,ca-certificates"
 STORAGE = KEPT / "buildah"
-KEEP_IMAGES = 3
+KEEP_IMAGES = 4
 EPOCH = 1577836800
 
 
@@ -171,10 +171,14 @@ def _installers() -> Iterator[dict[str, str]]:
 def _forget_old(reference: str) -> None:
     """Keep a few: pods of a test that still runs may use the one before."""
     name = reference.partition(":")[0]
-    rows = [line.split()[0] for line in ctr("images", "list").splitlines() if name in line]
-    old = [row for row in rows if row.startswith(f"{name}:") and row != reference]
-    for row in old[: max(0, len(old) - KEEP_IMAGES)]:
-        ctr("images", "rm", row)
+    history = KEPT / f"{name.rpartition('/')[2]}.history"
+    made = history.read_text().split() if history.exists() else []
+    kept = [*(one for one in made if one != reference), reference][-KEEP_IMAGES:]
+    rows = (line.split()[0] for line in ctr("images", "list").splitlines() if name in line)
+    for row in rows:
+        if row.startswith(f"{name}:") and row not in kept:
+            ctr("images", "rm", row)
+    history.write_text("\n".join(kept))
 
 
 def _buildah(*words: str) -> str:

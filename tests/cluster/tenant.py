@@ -21,8 +21,10 @@ import yaml
 from goku.contract.attempts import Attempt, Ledger
 from goku.contract.exits import Cause
 from goku.contract.manifest import verify
+from goku.contract.pod import Progress
 from goku.contract.rundir import METRICS, RunDir
 from goku_platform import settings
+from goku_platform.jobs.plan import SCRATCH
 from goku_platform.render import runtime
 from tests.cluster.cluster import Cluster
 from tests.cluster.queues import Queue, queue
@@ -100,7 +102,7 @@ class Tenant:
             "runtime": self.namespace,  # which the chart installs, once a cluster
             "gpus_per_node": 1,
             "cpus_per_node": 0.2,
-            "memory_gib_per_node": 4,
+            "memory_gib_per_node": 3,
             "shm_gib": 1,
             "scratch_gib": 2,
             "env": {"OMP_NUM_THREADS": "1"},
@@ -227,6 +229,12 @@ class Tenant:
             if b"goku.apps.train" in words and b"goku.apps.torchrun" not in words:
                 return pid
         raise AssertionError(f"node {node} of {name} has no rank")
+
+    def heartbeat(self, name: str) -> Progress:
+        """What rank 0 says in its pod's own folder, be the store there or not."""
+        supervisor = self.cluster.chaos.processes(self.namespace, self.pod(name, 0))[0]
+        path = Path(f"/proc/{supervisor}/root{SCRATCH}/pod/progress-00000.json")
+        return Progress.model_validate_json(path.read_text())
 
     def quiet(self, name: str, *, seconds: float = 60) -> None:
         """Wait until no pod of the run is alive."""
