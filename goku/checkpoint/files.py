@@ -2,16 +2,20 @@
 
 Each tensor in the file is this rank's interval of a parameter, flattened. In the manifest an
 interval appears as chunks with a checksum each, so that a reader on another world size fetches and
-checks no more than it needs. Host memory never holds more than one chunk.
+checks no more than it needs. The header has a checksum too: no byte is without one.
+
+A chunk is hashed in a thread while it is written. Tensors of the host are written from where they
+lie; of those on an accelerator one chunk at a time is copied.
 """
 
-import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 import torch
+from torch import Tensor
 
 from goku.checkpoint.state import NamedPiece
 from goku.contract.manifest import FileEntry, Piece, TensorEntry
@@ -30,46 +34,61 @@ class Written(NamedTuple):
 
 
 def write(store: Store, name: str, pieces: Sequence[NamedPiece]) -> Written:
-    """Write the pieces to file `name`. It appears whole, or not at all if this raises."""
-    with store.writer(name) as stream:
-        sink = _Sink(name, stream)
-        sink.put(_header(pieces))
+    """Write the pieces to file `name`. It appears whole, or not at all if this raises.
+
+    Tensors on the host must not change until this returns.
+    """
+    header = _header(pieces)
+    with store.writer(name) as stream, ThreadPoolExecutor(1, "checksum") as hasher:
+        sink = _Sink(name, stream, hasher)
+        checksum = sink.put(memoryview(header))
         tensors = {piece.name: _entry(sink, piece) for piece in pieces}
-    entry = FileEntry(nbytes=sink.offset, sha256=sink.digest.hexdigest())
+    entry = FileEntry(nbytes=sink.offset, header_nbytes=len(header), header_crc32=checksum)
     return Written(name, entry, tensors)
 
 
 class _Sink:
-    """A file being written, its digest and length so far."""
+    """A file being written, and its length so far."""
 
-    def __init__(self, name: str, stream: BinaryIO) -> None:
-        self.name, self.stream, self.offset, self.digest = name, stream, 0, hashlib.sha256()
+    def __init__(self, name: str, stream: BinaryIO, hasher: ThreadPoolExecutor) -> None:
+        self.name, self.offset = name, 0
+        self._stream, self._hasher = stream, hasher
 
-    def put(self, data: bytes) -> None:
-        self.stream.write(data)
-        self.digest.update(data)
-        self.offset += len(data)
+    def put(self, data: memoryview) -> int:
+        """Write and return the CRC-32. A read-only view tells the stream that it need not copy."""
+        checksum = self._hasher.submit(zlib.crc32, data)
+        self._stream.write(data.toreadonly())
+        self.offset += data.nbytes
+        return checksum.result()
 
 
 def _entry(sink: _Sink, piece: NamedPiece) -> TensorEntry:
     """Write one interval, chunk by chunk."""
     chunks: list[Piece] = []
     start = piece.start
-    for part in torch.split(piece.tensor.detach(), CHUNK // piece.tensor.element_size()):
-        data = part.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    for part in _chunks(piece.tensor):
+        offset, checksum = sink.offset, sink.put(_bytes(part))
         chunks.append(
             Piece(
                 start=start,
                 length=len(part),
                 file=sink.name,
-                offset=sink.offset,
-                nbytes=len(data),
-                crc32=zlib.crc32(data),
+                offset=offset,
+                nbytes=sink.offset - offset,
+                crc32=checksum,
             )
         )
-        sink.put(data)
         start += len(part)
     return TensorEntry(shape=piece.shape, dtype=DTYPES[piece.tensor.dtype], pieces=tuple(chunks))
+
+
+def _chunks(tensor: Tensor) -> Iterator[Tensor]:
+    yield from torch.split(tensor.detach(), CHUNK // tensor.element_size())
+
+
+def _bytes(part: Tensor) -> memoryview:
+    """The tensor's bytes on the host, without a copy if they are there already."""
+    return part.cpu().contiguous().view(torch.uint8).numpy().data
 
 
 def _header(pieces: Sequence[NamedPiece]) -> bytes:

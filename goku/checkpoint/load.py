@@ -1,85 +1,92 @@
 """Loading: any number of ranks, at any ZeRO stage, from a checkpoint of any other.
 
-What is saved and what is wanted are intervals of the same flattened tensors, so a rank reads the
-pieces that its own intervals meet, by byte range, and checks each before it is used.
+A rank reads the pieces that its own intervals meet (`plan.py`), by byte range and several at once,
+and checks each before it is used.
 """
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from goku.checkpoint.files import DTYPES
+from goku.checkpoint.plan import Part, Range, plan
 from goku.checkpoint.state import (
     EMA,
     MODEL,
+    RNG,
     NamedPiece,
-    generators,
     masters,
     set_generators,
     sharded,
 )
 from goku.config import ConfigError
-from goku.contract.manifest import CorruptCheckpoint, Manifest, Piece, TensorEntry, check_piece
+from goku.contract.manifest import CorruptCheckpoint, Manifest, check_header, check_piece
 from goku.contract.store import Store
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
 
 _TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+_AT_ONCE = 8  # ranges of up to `plan.MOST` bytes that a rank reads: bounds its memory
 
 
 class Checkpoint:
-    """A checkpoint's folder and manifest, to be read from. Checks the size of each file once."""
+    """A checkpoint's folder and manifest, to be read from. Checks a file's size and header once."""
 
     def __init__(self, folder: Store, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._sizes_checked: set[str] = set()
+        self._sizes: dict[str, int] | None = None
+        self._checked: set[str] = set()
 
     def holds(self, name: str) -> bool:
         return name in self.manifest.tensors
 
-    def read(self, wanted: NamedPiece) -> None:
-        """Fill `wanted.tensor`, which may be on any device.
+    def read(self, *wanted: NamedPiece) -> None:
+        """Fill each `tensor`, which may be on any device.
 
         Raises CorruptCheckpoint for bytes that are missing or have changed, ConfigError for a
         tensor of another shape.
         """
-        entry = self._entry(wanted)
-        end, filled = wanted.start + len(wanted.tensor), 0
-        for piece in entry.pieces:
-            first, last = max(wanted.start, piece.start), min(end, piece.start + piece.length)
-            if first < last:
-                values = self._values(piece, entry.dtype)[first - piece.start : last - piece.start]
-                wanted.tensor[first - wanted.start : last - wanted.start].copy_(values)
-                filled += last - first
-        if filled != len(wanted.tensor):
-            raise CorruptCheckpoint(f"{wanted.name}: its pieces do not cover it")
-
-    def _entry(self, wanted: NamedPiece) -> TensorEntry:
-        entry = self.manifest.tensors.get(wanted.name)
-        if entry is None:
-            raise CorruptCheckpoint(f"step {self.manifest.step}: it holds no {wanted.name}")
-        if entry.shape != wanted.shape:
-            raise ConfigError(
-                f"{wanted.name} of shape {wanted.shape}",
-                f"the checkpoint of step {self.manifest.step} holds shape {entry.shape}",
-                "Set the model's sizes to those that the checkpoint was trained with.",
-            )
-        return entry
-
-    def _values(self, piece: Piece, dtype: str) -> Tensor:
-        self._check_size(piece.file)
-        data = self.folder.read_range(piece.file, piece.offset, piece.offset + piece.nbytes)
-        check_piece(data, piece)
-        return torch.frombuffer(bytearray(data), dtype=_TORCH_DTYPES[dtype])
+        ranges = plan(self.manifest, wanted)
+        files = {found.file for found in ranges} - self._checked
+        for name in sorted(files):
+            self._check_size(name)
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="load")
+        try:
+            list(pool.map(self._check_header, files))
+            list(pool.map(self._fill, ranges))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self._checked |= files
 
     def _check_size(self, file: str) -> None:
-        if file not in self._sizes_checked:
-            size, expected = self.folder.size(file), self.manifest.files[file].nbytes
-            if size != expected:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise CorruptCheckpoint(f"{file}: {found}, the manifest says {expected}")
-            self._sizes_checked.add(file)
+        if self._sizes is None:
+            self._sizes = self.folder.sizes()
+        size, expected = self._sizes.get(file), self.manifest.files[file].nbytes
+        if size != expected:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise CorruptCheckpoint(f"{file}: {found}, the manifest says {expected}")
+
+    def _check_header(self, file: str) -> None:
+        entry = self.manifest.files[file]
+        check_header(self.folder.read_range(file, 0, entry.header_nbytes), file, entry)
+
+    def _fill(self, found: Range) -> None:
+        data = memoryview(bytearray(self.folder.read_range(found.file, found.start, found.end)))
+        for part in found.parts:
+            first = part.piece.offset - found.start
+            _put(data[first : first + part.piece.nbytes], part)
+
+
+def _put(data: memoryview, part: Part) -> None:
+    """Check a piece and copy the elements that are wanted of it."""
+    piece, wanted = part.piece, part.wanted
+    check_piece(data, piece)
+    values = torch.frombuffer(data, dtype=_TORCH_DTYPES[part.dtype])
+    wanted.tensor[part.first - wanted.start : part.last - wanted.start].copy_(
+        values[part.first - piece.start : part.last - piece.start]
+    )
 
 
 def restore(
@@ -88,17 +95,40 @@ def restore(
     """Put the engine, the average and, on the same world size, the generators where they were.
 
     `ema` has this rank's interval of each average by parameter name; it is written in place.
-    Raises as Checkpoint.read does, on the ranks that read what is broken.
+    Raises as Checkpoint.read does, CorruptCheckpoint on all ranks alike.
     """
-    for piece in sharded(engine.fragments(), ema):
-        checkpoint.read(piece)
+    states = saved_generators(checkpoint.manifest, mesh)
+    _read_together(checkpoint, [*sharded(engine.fragments(), ema), *states], mesh)
     engine.optimizer_steps = checkpoint.manifest.optimizer_steps
     engine.publish(None)
     if checkpoint.manifest.world_size == mesh.world_size:
-        states = [piece for piece in generators(mesh.rank) if checkpoint.holds(piece.name)]
-        for piece in states:
-            checkpoint.read(piece)
         set_generators(states)
+
+
+def saved_generators(manifest: Manifest, mesh: Mesh) -> list[NamedPiece]:
+    """Room for this rank's share of the generators' states: its own on the same world size.
+
+    On another world they are read for their checksums alone: all bytes are checked by some rank.
+    """
+    names = (name for name in sorted(manifest.tensors) if name.startswith(f"{RNG}/"))
+    ours = [name for name in names if int(name.split("/")[1]) % mesh.world_size == mesh.rank]
+    shapes = {name: manifest.tensors[name].shape for name in ours}
+    return [
+        NamedPiece(name, shape, 0, torch.empty(shape, dtype=torch.uint8))
+        for name, shape in shapes.items()
+    ]
+
+
+def _read_together(checkpoint: Checkpoint, pieces: list[NamedPiece], mesh: Mesh) -> None:
+    """Read on every rank, or raise CorruptCheckpoint on every rank if one finds what is broken."""
+    problem = None
+    try:
+        checkpoint.read(*pieces)
+    except CorruptCheckpoint as error:
+        problem = str(error)
+    problems = [found for found in mesh.gather(problem) if found is not None]
+    if problem := mesh.broadcast(problems[0] if problems else None):
+        raise CorruptCheckpoint(problem)
 
 
 def start_from(
@@ -116,9 +146,12 @@ def start_from(
     initial values. Raises ConfigError if the checkpoint has others that the model has not.
     """
     _check_names(checkpoint, engine, mesh, new)
-    for piece in masters(engine.fragments(), kind):
-        if checkpoint.holds(piece.name) or not _parameter(piece.name).startswith(new):
-            checkpoint.read(piece)
+    wanted = [
+        piece
+        for piece in masters(engine.fragments(), kind)
+        if checkpoint.holds(piece.name) or not _parameter(piece.name).startswith(new)
+    ]
+    _read_together(checkpoint, wanted, mesh)
     for fragment in engine.fragments():
         ema[fragment.name].copy_(fragment.master)
     engine.publish(None)
@@ -126,12 +159,19 @@ def start_from(
 
 def weights(checkpoint: Checkpoint, *, kind: str = EMA) -> dict[str, Tensor]:
     """All weights of one kind ("ema" or "model") by parameter name: whole, fp32, on the CPU."""
-    found = {}
-    for name in _names(checkpoint, kind):
-        entry = checkpoint.manifest.tensors[f"{kind}/{name}"]
-        tensor = torch.empty(entry.shape, dtype=_TORCH_DTYPES[entry.dtype])
-        checkpoint.read(NamedPiece(f"{kind}/{name}", entry.shape, 0, tensor.view(-1)))
-        found[name] = tensor
+    entries = {
+        name: checkpoint.manifest.tensors[f"{kind}/{name}"] for name in _names(checkpoint, kind)
+    }
+    found = {
+        name: torch.empty(entry.shape, dtype=_TORCH_DTYPES[entry.dtype])
+        for name, entry in entries.items()
+    }
+    checkpoint.read(
+        *(
+            NamedPiece(f"{kind}/{name}", entry.shape, 0, found[name].view(-1))
+            for name, entry in entries.items()
+        )
+    )
     return found
 
 

@@ -1,26 +1,37 @@
-"""Saving: every rank writes one file, rank 0 writes the manifest last, and that is the commit.
+"""Saving, in the training thread or beside it: one rank's part of it.
 
-Only descriptions travel between ranks, never tensors. Whatever goes wrong anywhere, every rank
-learns of it, nothing is committed, and training can go on: a store that is away costs a checkpoint
-and not the run. What half a save leaves behind, the next commit's `retain` deletes. The whole save
-happens inside `save`: a saver that copies the state and writes in the background can take its
-place.
+`save` writes the live state while training waits. `start` copies the state and leaves the rest to a
+thread; the training thread calls `release` before the optimizer writes and `poll` once a step. One
+save is in flight at most. Both go through `commit.persist`: the same files, commit and rules.
+
+Whatever goes wrong anywhere, every rank learns of it, nothing is committed, and training can go on:
+a store that is away costs a checkpoint and not the run.
 """
 
 import time
-import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
 
-from goku.checkpoint import files
-from goku.checkpoint.files import Written
+from goku.checkpoint import memory, snapshot
+from goku.checkpoint.commit import Facts, Failure, Place, persist
+from goku.checkpoint.snapshot import Snapshot
 from goku.checkpoint.state import NamedPiece
-from goku.contract.manifest import Manifest, Piece, TensorEntry, coverage_gaps
-from goku.contract.rundir import Fenced, RunDir
-from goku.contract.store import StoreError, StoreUnavailable
+from goku.contract.retention import Retention
+from goku.contract.rundir import Fenced, NodeDir, RunDir
 from goku.parallel.mesh import Mesh
+
+# One would do, but for nodes that commit and a rank that dies in between.
+_ON_NODES = Retention(last=2)
+
+
+class Tier(StrEnum):
+    """Where a checkpoint is."""
+
+    STORE = "store"  # durable
+    NODE = "node"  # the disks of the nodes: as durable as every one of them
 
 
 class SaveFailed(RuntimeError):
@@ -34,21 +45,25 @@ class SaveFailed(RuntimeError):
 class Saved(NamedTuple):
     """A committed checkpoint, over all ranks."""
 
+    step: int
     nbytes: int
     stall_seconds: float  # training waited
     persist_seconds: float  # from the start of the save to the commit
+    tier: Tier = Tier.STORE
 
 
-class _Failure(NamedTuple):
-    """What went wrong on one rank."""
+@dataclass
+class _Flight:
+    """A save that another thread sees to."""
 
-    cause: str
-    away: bool = False  # the store: it would not answer a request to clear up either
-    fenced: bool = False
+    facts: Facts
+    tier: Tier
+    ended: "Future[tuple[int | Failure, float]]"  # and the seconds it took
+    stalled: float  # seconds that training has waited for it
 
 
 class Saver:
-    """Saves one attempt's checkpoints."""
+    """Saves one attempt's checkpoints. Every method but `release` is collective."""
 
     def __init__(
         self,
@@ -58,11 +73,25 @@ class Saver:
         attempt: int,
         config_digest: str,
         code_version: str,
-        keep: int,
+        retention: Retention,
+        node: NodeDir | None = None,
+        in_use: tuple[int, ...] = (),
     ) -> None:
-        self._run, self._mesh, self._attempt, self._keep = run, mesh, attempt, keep
+        """`node` is this node's own disk, if `Tier.NODE` is used; `in_use` steps are kept."""
+        self._mesh, self._attempt = mesh, attempt
         self._config_digest, self._code_version = config_digest, code_version
-        self._file = f"attempt-{attempt:04d}-rank-{mesh.rank:05d}.safetensors"
+        self._places = {Tier.STORE: Place(run, mesh.rank == 0, retention, in_use)}
+        if node is not None:
+            self._places[Tier.NODE] = Place(node, mesh.local_rank == 0, _ON_NODES)
+        self._snapshot: Snapshot | None = None
+        self._apart: Mesh | None = None  # for the thread
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._flight: _Flight | None = None
+
+    @property
+    def in_flight(self) -> Tier | None:
+        """Where a started save goes that `poll` or `wait` has not taken up. Alike on all ranks."""
+        return None if self._flight is None else self._flight.tier
 
     def save(
         self,
@@ -71,95 +100,100 @@ class Saver:
         step: int,
         samples_seen: int,
         optimizer_steps: int,
+        metrics: Mapping[str, float] | None = None,
+        tier: Tier = Tier.STORE,
     ) -> Saved:
-        """Write, commit, delete what is no longer kept. Collective.
+        """Write, commit, delete what is no longer kept; training waits, and no memory is taken.
 
         Raises on every rank alike: SaveFailed if any rank fails, Fenced if a newer attempt has
         begun and this one can never save again.
         """
-        began = time.monotonic()
-        parts = self._mesh.gather(self._write(pieces, step))
-        outcome: int | _Failure = 0
-        if self._mesh.rank == 0:
-            outcome = self._commit(parts, step, samples_seen, optimizer_steps)
-        outcome = self._mesh.broadcast(outcome)
-        if isinstance(outcome, _Failure):
-            self._give_up(step, outcome)
-        seconds = time.monotonic() - began
-        return Saved(nbytes=outcome, stall_seconds=seconds, persist_seconds=seconds)
+        assert self.in_flight is not tier, "wait for the other save"
+        facts = self._facts(step, samples_seen, optimizer_steps, metrics or {})
+        outcome = persist(self._places[tier], pieces, facts, self._mesh)
+        seconds = time.monotonic() - facts.began
+        return _saved(facts, outcome, tier, stalled=seconds, took=seconds)
 
-    def _write(self, pieces: Sequence[NamedPiece], step: int) -> Written | _Failure:
-        try:
-            return files.write(self._run.checkpoint(step), self._file, pieces)
-        except Exception as error:  # the other ranks wait to hear of it
-            return _failure(f"rank {self._mesh.rank}", error)
+    def reserve(self, pieces: Sequence[NamedPiece]) -> None:
+        """Take the memory that `start` copies into. Raises ConfigError where a node has too little.
 
-    def _commit(
+        On all ranks alike. Only the sizes of the pieces count.
+        """
+        memory.require(snapshot.nbytes(pieces), self._mesh)
+        self._snapshot = Snapshot(pieces, device=self._mesh.device)
+        self._apart = self._mesh.apart()
+
+    def start(
         self,
-        parts: Sequence[Written | _Failure],
+        pieces: Sequence[NamedPiece],
+        *,
         step: int,
         samples_seen: int,
         optimizer_steps: int,
-    ) -> int | _Failure:
-        """The bytes committed. Rank 0 only."""
-        for part in parts:
-            if isinstance(part, _Failure):
-                return part
-        manifest = Manifest(
+        metrics: Mapping[str, float] | None = None,
+        tier: Tier = Tier.STORE,
+    ) -> None:
+        """Begin to save the state as it is now. The tensors may change after `release`."""
+        assert self._flight is None, "wait for the other save"
+        facts = self._facts(step, samples_seen, optimizer_steps, metrics or {})
+        if self._snapshot is None:
+            self.reserve(pieces)
+        assert self._snapshot is not None
+        self._snapshot.take(pieces)
+        ended = self._thread.submit(self._write, self._snapshot, facts, tier)
+        self._flight = _Flight(facts, tier, ended, stalled=time.monotonic() - facts.began)
+
+    def release(self) -> float:
+        """Return when the state may be written again; the seconds that took. Call it every step."""
+        if self._flight is None or self._snapshot is None:
+            return 0.0
+        began = time.monotonic()
+        self._snapshot.wait()
+        waited = time.monotonic() - began
+        self._flight.stalled += waited
+        return waited
+
+    def poll(self) -> Saved | None:
+        """The save in flight if it has ended on all ranks. Raises as `save` does."""
+        if self._flight is None or self._mesh.any(not self._flight.ended.done()):
+            return None
+        return self.wait()
+
+    def wait(self) -> Saved | None:
+        """The save in flight when it has ended, None if there is none. Raises as `save` does."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return None
+        outcome, took = flight.ended.result()
+        return _saved(flight.facts, outcome, flight.tier, stalled=flight.stalled, took=took)
+
+    def _write(self, copy: Snapshot, facts: Facts, tier: Tier) -> tuple[int | Failure, float]:
+        """In the thread. What raises here is no failed save: the ranks could not agree on one."""
+        assert self._apart is not None
+        copy.wait()
+        outcome = persist(self._places[tier], copy.pieces, facts, self._apart)
+        return outcome, time.monotonic() - facts.began
+
+    def _facts(
+        self, step: int, samples_seen: int, optimizer_steps: int, metrics: Mapping[str, float]
+    ) -> Facts:
+        return Facts(
             step=step,
             attempt=self._attempt,
             samples_seen=samples_seen,
             optimizer_steps=optimizer_steps,
-            world_size=self._mesh.world_size,
             config_digest=self._config_digest,
             code_version=self._code_version,
-            created_at=time.time(),
-            tensors=_merge(part for part in parts if isinstance(part, Written)),
-            files={part.name: part.entry for part in parts if isinstance(part, Written)},
+            metrics=metrics,
+            began=time.monotonic(),
         )
-        assert not list(coverage_gaps(manifest)), "the ranks' pieces do not tile every tensor"
-        try:
-            self._run.commit(manifest)
-        except Fenced as error:
-            return _Failure(str(error), fenced=True)
-        except Exception as error:
-            return _failure("the manifest", error)
-        self._retain()
-        return manifest.nbytes
-
-    def _retain(self) -> None:
-        """Delete old checkpoints. The new one is durable: failing here must not undo that."""
-        try:
-            self._run.retain(self._keep)
-        except (OSError, StoreError) as error:
-            warnings.warn(f"{self._run.uri}: old checkpoints stay ({error})", stacklevel=2)
-
-    def _give_up(self, step: int, failure: _Failure) -> NoReturn:
-        """Free the space, for on a full disk the next save needs it, and raise."""
-        if not failure.away:
-            with suppress(OSError, StoreError):
-                self._run.checkpoint(step).delete(self._file)
-        if failure.fenced:
-            raise Fenced(failure.cause)
-        raise SaveFailed(step, failure.cause)
 
 
-def _failure(where: str, error: Exception) -> _Failure:
-    away = isinstance(error, StoreUnavailable)
-    return _Failure(f"{where}: {type(error).__name__}: {error}", away=away)
-
-
-def _merge(parts: Iterable[Written]) -> dict[str, TensorEntry]:
-    """Each tensor with the pieces of all files, in order."""
-    pieces: dict[str, list[Piece]] = defaultdict(list)
-    entries: dict[str, TensorEntry] = {}
-    for part in parts:
-        for name, entry in part.tensors.items():
-            entries[name] = entry
-            pieces[name] += entry.pieces
-    return {
-        name: entry.model_copy(
-            update={"pieces": tuple(sorted(pieces[name], key=lambda piece: piece.start))}
-        )
-        for name, entry in entries.items()
-    }
+def _saved(
+    facts: Facts, outcome: int | Failure, tier: Tier, *, stalled: float, took: float
+) -> Saved:
+    if isinstance(outcome, int):
+        return Saved(facts.step, outcome, stalled, took, tier)
+    if outcome.fenced:
+        raise Fenced(outcome.cause)
+    raise SaveFailed(facts.step, outcome.cause)

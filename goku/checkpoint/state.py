@@ -64,10 +64,12 @@ def generators(rank: int) -> list[NamedPiece]:
 
 
 def set_generators(saved: Sequence[NamedPiece]) -> None:
-    """Put this process's generators into the states that `generators` gave."""
+    """Put this process's generators into the states that `generators` gave, here or elsewhere."""
     for piece in saved:
-        on_gpu = piece.name.endswith("/cuda")
-        (torch.cuda.set_rng_state if on_gpu else torch.set_rng_state)(piece.tensor)
+        if piece.name.endswith("/cpu"):
+            torch.set_rng_state(piece.tensor)
+        elif torch.cuda.is_available():
+            torch.cuda.set_rng_state(piece.tensor)
 
 
 def _piece(kind: str, fragment: Fragment, tensor: Tensor) -> NamedPiece:

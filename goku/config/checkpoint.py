@@ -1,4 +1,4 @@
-"""When state is saved, how long a save may take, and what is kept."""
+"""When state is saved and where, how long a save may take, and what is kept."""
 
 from typing import Self
 
@@ -9,10 +9,18 @@ from goku.config.section import Section
 
 
 class CheckpointConfig(Section):
-    """The save interval and the time budget: grace > stop budget > save > step."""
+    """The save intervals, what is kept, and the time budget: grace > stop budget > save > step."""
 
     interval_steps: int = Field(500, gt=0)
+    # Copy the state and save it beside training; false: training waits, and no memory is needed.
+    background: bool = True
+    # A folder on every node's own disk, saved to more often: what a restart finds first.
+    local_dir: str | None = None
+    local_interval_steps: int | None = Field(None, gt=0)
     keep_last: int = Field(3, gt=0)  # newest complete ones; the rest is deleted after a commit
+    keep_every_steps: int | None = Field(None, gt=0)  # multiples of it are kept for good
+    keep_best: int = Field(0, ge=0)  # of those whose weights were validated
+    best_metric: str = "validation_loss_ema"  # the lowest is the best
     stop_budget_seconds: float = Field(240, gt=0)  # from SIGTERM to saved; then torchrun is ended
     grace_seconds: float = Field(300, gt=0)  # terminationGracePeriodSeconds of the pod
 
@@ -23,5 +31,22 @@ class CheckpointConfig(Section):
                 f"checkpoint.grace_seconds={self.grace_seconds:g}",
                 f"it must exceed checkpoint.stop_budget_seconds={self.stop_budget_seconds:g}",
                 "The pod is killed when the grace ends: raise the grace or lower the budget.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _local_is_whole(self) -> Self:
+        if (self.local_dir is None) != (self.local_interval_steps is None):
+            raise ConfigError(
+                f"checkpoint.local_dir={self.local_dir}, "
+                f"checkpoint.local_interval_steps={self.local_interval_steps}",
+                "the nodes' own disks need both a folder and an interval",
+                "Set both, or neither.",
+            )
+        if self.local_interval_steps and self.local_interval_steps >= self.interval_steps:
+            raise ConfigError(
+                f"checkpoint.local_interval_steps={self.local_interval_steps}",
+                f"it must be below checkpoint.interval_steps={self.interval_steps}",
+                "Save to the nodes' own disks more often than to the store, or not at all.",
             )
         return self

@@ -143,8 +143,9 @@ class RunConfig(Section):
         return self.data.packs_per_step // self.parallel.data
 
     def digest(self) -> str:
-        """A short identity of everything that decides the numbers: not the name, store or world."""
-        kept = self.model_dump(mode="json", exclude={"name", "store", "parallel", "health"})
+        """A short identity of all that decides the numbers: not of name, world or saves."""
+        apart = {"name", "store", "parallel", "health", "checkpoint"}
+        kept = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(_canonical(kept)).hexdigest()[:16]
 
 

@@ -3,19 +3,28 @@
 A piece is an interval of the tensor flattened in row-major order. ZeRO's flat partitions, FSDP's
 first-axis shards and whole tensors are all such intervals, so that resharding is the intersection
 of intervals and needs to know nothing of the engine. Writing the manifest is the commit.
+docs/checkpoints.md describes the format for other readers.
 """
 
 import hashlib
+import math
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from goku.contract.store import Store
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)
 NAME = "manifest.json"
 _CHUNK = 1 << 22
+_FILES_AT_ONCE = 4  # that are verified
+
+Progress = Callable[[int], None]  # is told of every few bytes read; from any thread
 
 
 class CorruptCheckpoint(ValueError):
@@ -46,15 +55,19 @@ class TensorEntry(_Record):
 
     @property
     def numel(self) -> int:
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
 
 class FileEntry(_Record):
+    """One file: a header with a checksum of its own, then pieces without a gap.
+
+    Format 1 had a digest of the whole file in place of the header's checksum.
+    """
+
     nbytes: int = Field(ge=0)
-    sha256: str
+    header_nbytes: int = Field(0, ge=0)
+    header_crc32: int = 0
+    sha256: str | None = None  # format 1 only
 
 
 class Manifest(_Record):
@@ -69,6 +82,8 @@ class Manifest(_Record):
     config_digest: str
     code_version: str
     created_at: float  # unix seconds
+    save_seconds: float = 0.0  # from the start of this save to its commit
+    metrics: dict[str, float] = Field(default_factory=dict)  # measured on these very weights
     tensors: dict[str, TensorEntry]
     files: dict[str, FileEntry]
 
@@ -91,9 +106,9 @@ class Manifest(_Record):
             manifest = cls.model_validate_json(body)
         except ValidationError as error:
             raise CorruptCheckpoint(f"{name}: not a manifest of this format ({error})") from None
-        if manifest.format != FORMAT:
+        if manifest.format not in _READABLE:
             raise CorruptCheckpoint(
-                f"{name}: format {manifest.format}, this version reads {FORMAT}. "
+                f"{name}: format {manifest.format}, this version reads up to {FORMAT}. "
                 "Upgrade goku-platform."
             )
         return manifest
@@ -113,36 +128,107 @@ def coverage_gaps(manifest: Manifest) -> Iterator[str]:
 
 def missing_files(store: Store, manifest: Manifest) -> Iterator[str]:
     """Files that are not there or have another size, each with the reason."""
+    sizes = store.sizes()
     for name, entry in manifest.files.items():
-        size = store.size(name)
+        size = sizes.get(name)
         if size != entry.nbytes:
             found = "is missing" if size is None else f"has {size} bytes"
             yield f"{name}: {found}, the manifest says {entry.nbytes}"
 
 
-def verify(store: Store, manifest: Manifest) -> Iterator[str]:
-    """Read every byte and name each file that is not what was written. Streams; needs no torch."""
+def _nothing(_nbytes: int) -> None:
+    pass
+
+
+def verify(store: Store, manifest: Manifest, *, progress: Progress = _nothing) -> Iterator[str]:
+    """Read every byte and name each file that is not what was written. Streams; needs no torch.
+
+    A file is its header followed by pieces, each with a CRC-32. Together these spans must tile it,
+    so that no byte is without a checksum.
+    """
     for name in coverage_gaps(manifest):
         yield f"{name}: its pieces do not cover it"
-    broken = dict.fromkeys(problem.split(":")[0] for problem in missing_files(store, manifest))
-    yield from missing_files(store, manifest)
-    for name, entry in manifest.files.items():
-        if name not in broken and _sha256(store, name) != entry.sha256:
-            yield f"{name}: its SHA-256 does not match, bytes have changed"
+    absent = list(missing_files(store, manifest))
+    yield from absent
+    broken = {problem.split(":")[0] for problem in absent}
+    whole = [name for name in manifest.files if name not in broken]
+    spans = _spans(manifest)
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="verify") as pool:
+        found = pool.map(
+            lambda name: _problem(store, name, manifest.files[name], spans[name], progress), whole
+        )
+        yield from (problem for problem in found if problem)
 
 
-def check_piece(data: bytes, piece: Piece) -> None:
+def check_piece(data: bytes | memoryview, piece: Piece) -> None:
     """Raise CorruptCheckpoint unless `data` are the bytes that were written for `piece`."""
     if len(data) != piece.nbytes or zlib.crc32(data) != piece.crc32:
-        raise CorruptCheckpoint(
-            f"{piece.file}: bytes {piece.offset} to {piece.offset + piece.nbytes} have changed. "
-            "Resume from another step (goku-platform ckpt ls)."
-        )
+        raise changed(piece.file, piece.offset, piece.offset + piece.nbytes)
 
 
-def _sha256(store: Store, name: str) -> str:
-    digest = hashlib.sha256()
+def check_header(data: bytes | memoryview, name: str, entry: FileEntry) -> None:
+    """Raise CorruptCheckpoint unless `data` is the header that was written to file `name`."""
+    if len(data) != entry.header_nbytes or zlib.crc32(data) != entry.header_crc32:
+        raise changed(name, 0, entry.header_nbytes)
+
+
+def changed(file: str, start: int, end: int) -> CorruptCheckpoint:
+    """The error for bytes [start, end) of a file that are not what was written."""
+    return CorruptCheckpoint(
+        f"{file}: bytes {start} to {end} have changed. "
+        "Resume from another step (goku-platform ckpt ls)."
+    )
+
+
+class _Span(NamedTuple):
+    start: int
+    end: int
+    crc32: int
+
+
+def _spans(manifest: Manifest) -> dict[str, list[_Span]]:
+    """Every checksum by file: the header's, then those of the pieces in their order."""
+    spans: dict[str, list[_Span]] = defaultdict(list)
+    for name, entry in manifest.files.items():
+        spans[name].append(_Span(0, entry.header_nbytes, entry.header_crc32))
+    for tensor in manifest.tensors.values():
+        for piece in tensor.pieces:
+            end = piece.offset + piece.nbytes
+            spans[piece.file].append(_Span(piece.offset, end, piece.crc32))
+    return {name: sorted(found) for name, found in spans.items()}
+
+
+def _problem(
+    store: Store, name: str, entry: FileEntry, spans: list[_Span], progress: Progress
+) -> str | None:
     with store.reader(name) as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        if entry.sha256 is not None:
+            return _differs(stream, name, entry.sha256, progress)
+        end = 0
+        for span in [*spans, _Span(entry.nbytes, entry.nbytes, 0)]:
+            if span.start != end:
+                return f"{name}: bytes {end} to {span.start} have no checksum or two"
+            if _crc32(stream, span.end - span.start, progress) != span.crc32:
+                return f"{name}: bytes {span.start} to {span.end} have changed"
+            end = span.end
+    return None
+
+
+def _crc32(stream: BinaryIO, nbytes: int, progress: Progress) -> int:
+    crc = 0
+    while nbytes and (chunk := stream.read(min(nbytes, _CHUNK))):
+        crc = zlib.crc32(chunk, crc)
+        nbytes -= len(chunk)
+        progress(len(chunk))
+    return crc
+
+
+def _differs(stream: BinaryIO, name: str, sha256: str, progress: Progress) -> str | None:
+    """What format 1 can say: only that the file is another."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+        progress(len(chunk))
+    if digest.hexdigest() == sha256:
+        return None
+    return f"{name}: its SHA-256 does not match, bytes have changed"

@@ -59,6 +59,18 @@ CHECKPOINT_PERSIST = Metric(
     "goku_checkpoint_persist_seconds", "gauge", "Seconds from the last save's start to its commit"
 )
 CHECKPOINT_BYTES = Metric("goku_checkpoint_bytes", "gauge", "Size of the last checkpoint")
+CHECKPOINT_IN_FLIGHT = Metric(
+    "goku_checkpoint_in_flight", "gauge", "1 while a save is written beside training"
+)
+CHECKPOINT_BACKPRESSURE = Metric(
+    "goku_checkpoint_backpressure_total", "counter", "Saves that were due before the last had ended"
+)
+CHECKPOINT_BACKPRESSURE_SECONDS = Metric(
+    "goku_checkpoint_backpressure_seconds_total", "counter", "Seconds that training waited for them"
+)
+NODE_STEP = Metric(
+    "goku_checkpoint_last_node_step", "gauge", "Step of the last commit to the nodes' own disks"
+)
 DURABLE_STEP = Metric("goku_checkpoint_last_durable_step", "gauge", "Step of the last commit")
 DURABLE_AT = Metric(
     "goku_checkpoint_last_durable_timestamp_seconds", "gauge", "Unix time of the last commit"

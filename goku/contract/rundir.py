@@ -5,6 +5,7 @@
                                       .resume: a person allowed the next
     fence                             the attempt that may commit
     checkpoints/step-00000020/        payload files, then manifest.json: that write is the commit
+    pins/step-00000020/<who>          who needs that checkpoint: it is not deleted
     LATEST                            attempt, step and manifest digest: a hint for people and tools
     metrics/ logs/ samples/           per attempt
     clips/ latents/                   what curate and encode runs make
@@ -19,17 +20,19 @@ compare-and-swap and only ever moves to the newer attempt, however late an older
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
 from goku.contract import manifest as manifests
 from goku.contract.manifest import CorruptCheckpoint, Manifest
+from goku.contract.retention import Retention
 from goku.contract.store import Store, StoreError
 
 CLIPS, LATENTS, SAMPLES, METRICS, LOGS = "clips", "latents", "samples", "metrics", "logs"
 _RUN, _LATEST, _FENCE = "run.json", "LATEST", "fence"
+_CHECKPOINTS, _PINS, _VERIFIED = "checkpoints", "pins", "verified"
 
 
 class Fenced(RuntimeError):
@@ -105,18 +108,20 @@ class RunDir:
     def exists(self) -> bool:
         return self.store.exists(_RUN)
 
+    def identity(self) -> str:
+        """Tells this run from another that had its place before. Raises FileNotFoundError."""
+        created_at = json.loads(self.store.read(_RUN))["created_at"]
+        return hashlib.sha256(f"{self.uri} {created_at}".encode()).hexdigest()[:12]
+
     # --- checkpoints
 
     def checkpoint(self, step: int) -> Store:
         """The folder of one step's checkpoint."""
-        return self.store.child(f"checkpoints/step-{step:08d}")
+        return self.store.child(f"{_CHECKPOINTS}/{_folder(step)}")
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint folder, complete or not, ascending."""
-        names = self.store.list("checkpoints")
-        return sorted(
-            int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit()
-        )
+        return _steps(self.store, _CHECKPOINTS)
 
     def manifest(self, step: int) -> Manifest:
         """A step's manifest. Raises FileNotFoundError, CorruptCheckpoint."""
@@ -125,13 +130,19 @@ class RunDir:
 
     def complete(self) -> Iterator[Manifest]:
         """Complete checkpoints, newest first."""
-        for step in reversed(self.steps()):
-            try:
-                manifest = self.manifest(step)
-            except (FileNotFoundError, CorruptCheckpoint):
-                continue
-            if not any(manifests.missing_files(self.checkpoint(step), manifest)):
-                yield manifest
+        found = (self.whole(step) for step in reversed(self.steps()))
+        return (manifest for manifest in found if manifest is not None)
+
+    def whole(self, step: int) -> Manifest | None:
+        """The manifest of a step if its checkpoint is complete."""
+        try:
+            manifest = self.manifest(step)
+        except (FileNotFoundError, CorruptCheckpoint):
+            return None
+        return manifest if self._has_files(manifest) else None
+
+    def _has_files(self, manifest: Manifest) -> bool:
+        return not any(manifests.missing_files(self.checkpoint(manifest.step), manifest))
 
     def latest(self) -> Manifest | None:
         """The newest complete checkpoint."""
@@ -162,17 +173,74 @@ class RunDir:
             raise self._fenced(attempt, holder)
         return data
 
-    def retain(self, keep: int) -> list[int]:
-        """Delete all but the `keep` newest complete checkpoints, and older half-written ones.
+    # --- what is kept
 
-        The manifest goes first, so that a crash leaves no lie. Returns the steps deleted.
+    def retain(self, retention: Retention, *, in_use: Collection[int] = ()) -> list[int]:
+        """Delete what `doomed` names and returns, and strange files beside the newest payload.
+
+        Call it after a commit: what a crashed save left behind goes with it.
         """
-        kept = [manifest.step for _, manifest in zip(range(keep), self.complete(), strict=False)]
-        doomed = [s for s in self.steps() if kept and s < kept[0] and s not in kept]
+        newest = self.latest()
+        if newest is None:
+            return []
+        doomed = self._doomed(newest, retention, in_use)
         for step in doomed:
-            self.checkpoint(step).delete(manifests.NAME)
-            self.store.delete(f"checkpoints/step-{step:08d}")
+            self.remove(step)
+        folder, known = self.checkpoint(newest.step), {*newest.files, manifests.NAME, _VERIFIED}
+        for name in set(folder.sizes()) - known:
+            folder.delete(name)
         return doomed
+
+    def doomed(self, retention: Retention, *, in_use: Collection[int] = ()) -> list[int]:
+        """Steps before the newest complete one that nothing wants kept, complete or not.
+
+        Never the newest complete one, one in use or pinned, or the only one that was verified.
+        """
+        newest = self.latest()
+        return [] if newest is None else self._doomed(newest, retention, in_use)
+
+    def _doomed(self, newest: Manifest, retention: Retention, in_use: Collection[int]) -> list[int]:
+        older = [step for step in self.steps() if step < newest.step]
+        # Kept whatever they hold: their manifests, maybe a hundred, need not be read.
+        kept = {step for step in older if retention.milestone(step) and self._committed_at(step)}
+        kept |= {*in_use, *self.pins()}
+        others = (self.whole(step) for step in reversed(older) if step not in kept)
+        kept |= retention.kept([newest, *(manifest for manifest in others if manifest)])
+        doomed = [step for step in older if step not in kept]
+        if not doomed or any(self.verified(step) for step in kept):
+            return doomed
+        spared = next((step for step in reversed(doomed) if self.verified(step)), None)
+        return [step for step in doomed if step != spared]
+
+    def _committed_at(self, step: int) -> bool:
+        return self.checkpoint(step).size(manifests.NAME) is not None
+
+    def remove(self, step: int) -> None:
+        """Delete a checkpoint. The manifest goes first, so that a crash leaves no lie."""
+        self.checkpoint(step).delete(manifests.NAME)
+        self.store.delete(f"{_CHECKPOINTS}/{_folder(step)}")
+
+    def pin(self, step: int, by: str) -> None:
+        """Keep a checkpoint until `by` unpins it: another run began with it, a person wants it."""
+        self.store.write(f"{_PINS}/{_folder(step)}/{by}", b"")
+
+    def unpin(self, step: int, by: str) -> None:
+        self.store.delete(f"{_PINS}/{_folder(step)}/{by}")
+
+    def pins(self) -> dict[int, tuple[str, ...]]:
+        """Who keeps which step."""
+        steps = _steps(self.store, _PINS)
+        found = {step: self.store.list(f"{_PINS}/{_folder(step)}") for step in steps}
+        return {step: tuple(names) for step, names in found.items() if names}
+
+    def note_verified(self, manifest: Manifest) -> None:
+        """Every byte of this checkpoint has been read and compared."""
+        digest = hashlib.sha256(manifest.encode()).hexdigest()
+        self.checkpoint(manifest.step).write(_VERIFIED, digest.encode())
+
+    def verified(self, step: int) -> bool:
+        """Whether that was noted of this checkpoint at any time."""
+        return self.checkpoint(step).size(_VERIFIED) is not None
 
     # --- fence
 
@@ -193,6 +261,29 @@ class RunDir:
 
     def _fenced(self, attempt: int, holder: int) -> Fenced:
         return Fenced(f"attempt {attempt} of {self.name}: attempt {holder} has taken over")
+
+
+class NodeDir(RunDir):
+    """A run's checkpoints on this node's own disk, where only its own ranks' files are.
+
+    The manifest is whole, so that other nodes' files are in it and not here. It was written last,
+    here as well: what this node had to write is there.
+    """
+
+    def _has_files(self, manifest: Manifest) -> bool:
+        sizes = self.checkpoint(manifest.step).sizes()
+        here = {name: entry for name, entry in manifest.files.items() if name in sizes}
+        return bool(here) and all(sizes[name] == entry.nbytes for name, entry in here.items())
+
+
+def _folder(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _steps(store: Store, folder: str) -> list[int]:
+    """The steps that have a folder below this one, ascending."""
+    names = (name.removeprefix("step-") for name in store.list(folder) if name.startswith("step-"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _pointed(old: bytes | None, manifest: Manifest, data: bytes) -> bytes | None:

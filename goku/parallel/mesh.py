@@ -5,7 +5,8 @@ node. Parameters and optimizer state are sharded over all ranks, whatever axis t
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from goku.config import ConfigError
 from goku.config.parallel import ParallelConfig
+
+_PATIENCE = timedelta(days=1)  # of a group whose ranks wait for one another's store
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Mesh:
     sequence: int  # sequence-parallel degree: ranks that share one pack
     sequence_group: dist.ProcessGroup | None  # None when the degree is 1
     device: torch.device
+    local_rank: int = 0  # among this node's
+    group: dist.ProcessGroup | None = None  # of all ranks; None: the one that training uses
 
     @property
     def data_rank(self) -> int:
@@ -38,25 +43,33 @@ class Mesh:
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on at least one rank: one pod's stop request stops all."""
         up = torch.tensor(int(flag))  # on the CPU: a poll must not wait for the accelerator
-        dist.all_reduce(up, op=dist.ReduceOp.MAX)
+        dist.all_reduce(up, op=dist.ReduceOp.MAX, group=self.group)
         return bool(up)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks, in place."""
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's object by rank, on rank 0; an empty list elsewhere."""
         values = [None] * self.world_size if self.rank == 0 else None
-        dist.gather_object(value, values)
+        dist.gather_object(value, values, group=self.group)
         return list(values or ())
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's object, on every rank."""
         box = [value]
-        dist.broadcast_object_list(box)
+        dist.broadcast_object_list(box, group=self.group)
         return box[0]
+
+    def apart(self) -> "Mesh":
+        """The same place, to be used by another thread: on the CPU, with a group of its own.
+
+        It waits as long as the slowest rank takes; a rank that dies is noticed at once.
+        """
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return replace(self, group=group, device=torch.device("cpu"))
 
     def barrier(self) -> None:
         """Wait for all ranks, on the CPU."""
@@ -93,6 +106,7 @@ def connect(config: ParallelConfig) -> Mesh:
         sequence=config.sequence,
         sequence_group=_sequence_group(rank, world_size, config.sequence),
         device=device,
+        local_rank=int(os.environ["LOCAL_RANK"]),
     )
 
 

@@ -5,19 +5,16 @@ is restored into it, the average after the engine whose fragments it follows.
 """
 
 import os
-import time
-from collections.abc import Callable
 
 import torch
 
-from goku.checkpoint import state
-from goku.checkpoint.load import Checkpoint, restore, start_from
-from goku.checkpoint.save import Saved, Saver
-from goku.config import ConfigError, RunConfig
-from goku.contract import env, metrics
+from goku.checkpoint.save import Saver
+from goku.config import RunConfig
+from goku.contract import env
 from goku.contract.attempts import Ledger
 from goku.contract.metrics import TimeClass
-from goku.contract.rundir import CLIPS, LATENTS, RunDir, locate
+from goku.contract.retention import Retention
+from goku.contract.rundir import CLIPS, LATENTS, NodeDir, RunDir, locate
 from goku.data.loader import Loader, StepBatch
 from goku.data.source import CachedSource, OnlineSource, Source
 from goku.flow.timesteps import Timesteps
@@ -28,13 +25,15 @@ from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
 from goku.parallel.tune import Typical
 from goku.text.encoder import TextEncoder
+from goku.trainer import restart
 from goku.trainer.clock import Clock
 from goku.trainer.ema import Ema
 from goku.trainer.evaluate import Validation
 from goku.trainer.health import Health
-from goku.trainer.loop import Position, Trainer
+from goku.trainer.loop import Trainer
 from goku.trainer.objective import Objective
 from goku.trainer.report import Report
+from goku.trainer.saving import Saving
 from goku.vae.autoencoder import Autoencoder
 
 
@@ -52,12 +51,25 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
     report = _report(run, config, clock, attempt) if mesh.rank == 0 else None
     # Nothing here draws from the global generators; what a researcher adds may, and must resume.
     torch.manual_seed(config.training.seed + mesh.rank)
+    node = _node_dir(run, config, attempt)
     with clock.inside(TimeClass.RESTORE):
-        position = _restore(run, config, engine, ema, mesh, report)
+        position = restart.begin(
+            run, node, config, engine=engine, ema=ema, mesh=mesh, report=report
+        )
     health.started(position.step)
+    saving = Saving(
+        _saver(run, node, config, mesh, attempt, position.step),
+        config.checkpoint,
+        position=position,
+        mesh=mesh,
+        engine=engine,
+        ema=ema,
+        health=health,
+        clock=clock,
+        report=report,
+    )
     return Trainer(
         config=config.training,
-        save_interval=config.checkpoint.interval_steps,
         max_nonfinite_steps=config.health.max_nonfinite_steps,
         position=position,
         mesh=mesh,
@@ -69,7 +81,7 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
         health=health,
         clock=clock,
         report=report,
-        save=_saving(run, config, engine, ema, mesh, attempt),
+        saving=saving,
         flops=lambda batch: _flops(config, batch),
         highest_step=max((a.last_step or 0 for a in Ledger(run).all()), default=0),
     )
@@ -124,71 +136,31 @@ def _typical(config: RunConfig) -> Typical:
     return Typical(config.model, lengths, (config.text.max_tokens,) * len(lengths))
 
 
-def _restore(
-    run: RunDir, config: RunConfig, engine: Engine, ema: Ema, mesh: Mesh, report: Report | None
-) -> Position:
-    """The run's own latest state; else the previous stage's weights; else a fresh start."""
-    started = time.monotonic()
-    manifest = mesh.broadcast(run.latest() if mesh.rank == 0 else None)
-    if manifest is not None:
-        checkpoint = Checkpoint(run.checkpoint(manifest.step), manifest)
-        restore(checkpoint, engine, ema.values, mesh=mesh)
-        position = Position(manifest.step, manifest.samples_seen, durable_step=manifest.step)
-    else:
-        position = Position()
-        if config.training.init_from is not None:
-            _begin_from(config.training.init_from, config, engine, ema, mesh)
-    if report is not None:
-        report.set(metrics.RESTORE_SECONDS, time.monotonic() - started)
-        if manifest is not None:
-            report.durable(manifest.step, at=manifest.created_at)
-        print(_origin(run, config, position), flush=True)
-    return position
+def _node_dir(run: RunDir, config: RunConfig, attempt: int) -> NodeDir | None:
+    """The run's folder on this node's own disk, under this attempt's fence."""
+    if config.checkpoint.local_dir is None:
+        return None
+    node = NodeDir(f"{config.checkpoint.local_dir}/{run.name}-{run.identity()}")
+    node.raise_fence(attempt)
+    return node
 
 
-def _begin_from(origin: str, config: RunConfig, engine: Engine, ema: Ema, mesh: Mesh) -> None:
-    before = RunDir(locate(config.store, origin))
-    manifest = mesh.broadcast(before.latest() if mesh.rank == 0 else None)
-    if manifest is None:
-        raise ConfigError(
-            f"training.init_from={origin}",
-            f"{before.uri} has no complete checkpoint",
-            "Train that stage first, or set training.init_from=none for a fresh start.",
-        )
-    checkpoint = Checkpoint(before.checkpoint(manifest.step), manifest)
-    new = ("align.",) if config.model.image_conditioned else ()
-    start_from(checkpoint, engine, ema.values, mesh=mesh, new=new)
-
-
-def _origin(run: RunDir, config: RunConfig, position: Position) -> str:
-    if position.durable_step >= 0:
-        return f"{run.name}: goes on after step {position.step}, {position.samples_seen} samples"
-    origin = config.training.init_from
-    return f"{run.name}: begins " + (f"with the weights of {origin}" if origin else "afresh")
-
-
-def _saving(
-    run: RunDir, config: RunConfig, engine: Engine, ema: Ema, mesh: Mesh, attempt: int
-) -> Callable[[Position], Saved]:
-    """A function that saves the state at a position."""
-    saver = Saver(
+def _saver(
+    run: RunDir, node: NodeDir | None, config: RunConfig, mesh: Mesh, attempt: int, began_at: int
+) -> Saver:
+    kept = config.checkpoint
+    return Saver(
         run,
         mesh,
         attempt=attempt,
         config_digest=config.digest(),
         code_version=os.environ.get(env.CODE_VERSION, "unknown"),
-        keep=config.checkpoint.keep_last,
+        retention=Retention(
+            kept.keep_last, kept.keep_every_steps, kept.keep_best, kept.best_metric
+        ),
+        node=node,
+        in_use=(began_at,),
     )
-
-    def save(position: Position) -> Saved:
-        return saver.save(
-            state.pieces(engine.fragments(), ema.values, rank=mesh.rank),
-            step=position.step,
-            samples_seen=position.samples_seen,
-            optimizer_steps=engine.optimizer_steps,
-        )
-
-    return save
 
 
 def _report(run: RunDir, config: RunConfig, clock: Clock, attempt: int) -> Report:

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from goku.checkpoint.save import Saved, SaveFailed
 from goku.config.errors import ConfigError
 from goku.config.training import TrainingConfig
 from goku.contract import metrics
 from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
-from goku.contract.rundir import Unsaved
 from goku.data.loader import Loader, StepBatch
 from goku.parallel.compile import graphs
 from goku.parallel.engine import Engine
@@ -29,19 +27,9 @@ from goku.trainer.evaluate import Validation
 from goku.trainer.health import Health
 from goku.trainer.objective import Objective
 from goku.trainer.optim import learning_rate
+from goku.trainer.position import Position
 from goku.trainer.report import Report
-
-# A save that no later one can make up for is tried again, for a store that is away a moment.
-_LAST_TRIES, _LAST_PAUSE_SECONDS = 3, 5.0
-
-
-@dataclass
-class Position:
-    """Where training stands: all three are in the manifest."""
-
-    step: int = 0
-    samples_seen: int = 0
-    durable_step: int = -1  # nothing saved yet
+from goku.trainer.saving import Saving
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,6 @@ class Trainer:
     """The parts of a training run, built; `train` moves `position` to the end or to a stop."""
 
     config: TrainingConfig
-    save_interval: int
     max_nonfinite_steps: int
     position: Position
     mesh: Mesh
@@ -61,7 +48,7 @@ class Trainer:
     health: Health
     clock: Clock
     report: Report | None  # rank 0 only
-    save: Callable[[Position], Saved]  # raises SaveFailed or Fenced, on every rank alike
+    saving: Saving
     flops: Callable[[StepBatch], int]  # of one data rank's part of a step
     highest_step: int  # of all earlier attempts: steps up to it are done again
 
@@ -85,16 +72,20 @@ def train(trainer: Trainer) -> Cause:
     nonfinite = 0
     while position.step < config.steps:
         trainer.clock.enter(TimeClass.DATA_WAIT)
+        trainer.saving.begin_step()
         if trainer.mesh.any(trainer.health.stop_requested()):
-            return _leave(trainer)
+            trainer.saving.leave()
+            return Cause.YIELDED
         trainer.health.section("step")
         batch = next(steps)
         started = time.perf_counter()
         trainer.clock.enter(_step_class(trainer))
         loss = _forward_backward(trainer, batch)
         if loss is None:
-            return _leave(trainer)
+            trainer.saving.leave()
+            return Cause.YIELDED
         rate = learning_rate(config, position.step)
+        trainer.saving.before_update()
         norm = trainer.engine.step(rate)
         nonfinite = 0 if math.isfinite(norm) else nonfinite + 1
         if nonfinite == 0:
@@ -114,7 +105,7 @@ def train(trainer: Trainer) -> Cause:
         _tell(trainer, batch, row)
         _check_finite(trainer, nonfinite)
         _periodic(trainer)
-    _save_last(trainer)
+    trainer.saving.last()
     return Cause.DONE
 
 
@@ -168,8 +159,8 @@ def _periodic(trainer: Trainer) -> None:
     position, config = trainer.position, trainer.config
     if trainer.validation and position.step % config.validation_interval_steps == 0:
         _validate(trainer)
-    if position.step % trainer.save_interval == 0 and position.step < config.steps:
-        _save(trainer)
+    if position.step < config.steps:
+        trainer.saving.periodic()
 
 
 def _validate(trainer: Trainer) -> None:
@@ -181,6 +172,7 @@ def _validate(trainer: Trainer) -> None:
         return trainer.mesh.any(trainer.health.stop_requested())
 
     losses = trainer.validation.losses(trainer.engine, trainer.ema, stop)
+    trainer.saving.measured(losses)
     if trainer.report is None or not losses:
         return
     for weights, loss in losses.items():
@@ -188,41 +180,3 @@ def _validate(trainer: Trainer) -> None:
     trainer.report.note(**{f"validation_loss_{name}": loss for name, loss in losses.items()})
     text = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     print(f"step {trainer.position.step}  validation loss: {text}", flush=True)
-
-
-def _save(trainer: Trainer) -> SaveFailed | None:
-    """Save, or say why not: a failed save costs the checkpoint, not the run."""
-    trainer.clock.enter(TimeClass.CHECKPOINT_STALL)
-    trainer.health.section("save")
-    try:
-        saved = trainer.save(trainer.position)
-    except SaveFailed as failure:
-        if trainer.report is not None:
-            trainer.report.unsaved(failure)
-        return failure
-    trainer.position.durable_step = trainer.position.step
-    trainer.health.durable(trainer.position.step)
-    if trainer.report is not None:
-        trainer.report.saved(trainer.position.step, saved)
-    return None
-
-
-def _save_last(trainer: Trainer) -> None:
-    """Save where no later save will come. Raises the last SaveFailed."""
-    for tries_left in reversed(range(_LAST_TRIES)):
-        failure = _save(trainer)
-        if failure is None:
-            return
-        if not tries_left:
-            raise failure
-        time.sleep(_LAST_PAUSE_SECONDS)
-
-
-def _leave(trainer: Trainer) -> Cause:
-    """Save what is not yet durable, and yield."""
-    if trainer.position.durable_step != trainer.position.step:
-        try:
-            _save_last(trainer)
-        except SaveFailed as failure:
-            raise Unsaved(f"asked to stop, but {failure}") from failure
-    return Cause.YIELDED

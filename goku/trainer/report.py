@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import CounterMetricFamily
 from torch import Tensor
 
-from goku.checkpoint.save import Saved, SaveFailed
+from goku.checkpoint.save import Saved, SaveFailed, Tier
 from goku.contract import metrics
 from goku.contract.metrics import LABELS, Metric
 from goku.contract.rundir import METRICS, RunDir
@@ -105,15 +105,20 @@ class Report:
             self.set(metrics.GPU_UTILIZATION, torch.cuda.utilization() / 100)
             self.set(metrics.GPU_POWER, torch.cuda.power_draw() / 1000)
 
-    def saved(self, step: int, saved: Saved) -> None:
-        """A checkpoint of `step` is durable."""
-        self.durable(step, at=time.time())
+    def saved(self, saved: Saved) -> None:
+        """A checkpoint is committed; one in the store is durable."""
+        self.set(metrics.CHECKPOINT_IN_FLIGHT, 0)
+        if saved.tier is Tier.STORE:
+            self.durable(saved.step, at=time.time())
+        else:
+            self.set(metrics.NODE_STEP, saved.step)
         self.set(metrics.CHECKPOINT_BYTES, saved.nbytes)
         self.set(metrics.CHECKPOINT_STALL, saved.stall_seconds)
         self.set(metrics.CHECKPOINT_PERSIST, saved.persist_seconds)
+        where = "durable" if saved.tier is Tier.STORE else "on the nodes' disks"
         print(
-            f"step {step}  checkpoint durable: {saved.nbytes / 2**20:.1f} MiB, "
-            f"training waited {saved.stall_seconds:.2f} s",
+            f"step {saved.step}  checkpoint {where}: {saved.nbytes / 2**20:.1f} MiB in "
+            f"{saved.persist_seconds:.2f} s, training waited {saved.stall_seconds:.2f} s",
             flush=True,
         )
 
@@ -124,8 +129,19 @@ class Report:
         self._failed_saves = 0
         self.set(metrics.CHECKPOINT_PENDING, 0)
 
+    def held_up(self, step: int, *, seconds: float) -> None:
+        """A save was due before the last one had ended, and training waited for that."""
+        self.add(metrics.CHECKPOINT_BACKPRESSURE)
+        self.add(metrics.CHECKPOINT_BACKPRESSURE_SECONDS, seconds)
+        print(
+            f"warning: step {step}  the save before was not over: training waited {seconds:.2f} s. "
+            "The store is slow, or checkpoint.interval_steps too short for it.",
+            flush=True,
+        )
+
     def unsaved(self, failure: SaveFailed) -> None:
         """A save has failed: whoever looks must see it, for training shows no other sign of it."""
+        self.set(metrics.CHECKPOINT_IN_FLIGHT, 0)
         self._failed_saves += 1
         self.add(metrics.CHECKPOINT_FAILURES)
         self.set(metrics.CHECKPOINT_PENDING, self._failed_saves)

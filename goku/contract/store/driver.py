@@ -100,6 +100,14 @@ class Driver:
         except FileNotFoundError:
             return None
 
+    def sizes(self) -> dict[str, int]:
+        try:
+            entries = self._fs.ls(self._path(""), detail=True, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        files = (entry for entry in entries if entry["type"] == "file")
+        return {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
+
     def walk(self) -> list[str]:
         try:
             paths = [str(path) for path in self._fs.find(self._path(""))]

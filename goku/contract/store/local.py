@@ -96,6 +96,14 @@ class Folder:
         path = self._root / name
         return path.stat().st_size if path.is_file() else None
 
+    def sizes(self) -> dict[str, int]:
+        try:
+            with os.scandir(self._root) as entries:
+                files = [e for e in entries if _listed(e.name) and e.is_file()]
+                return {entry.name: entry.stat().st_size for entry in files}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
     def walk(self) -> list[str]:
         found = (Path(folder, file) for folder, _, files in os.walk(self._root) for file in files)
         return sorted(str(path.relative_to(self._root)) for path in found if _listed(path.name))

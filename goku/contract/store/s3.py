@@ -146,6 +146,14 @@ class Bucket:
         except FileNotFoundError:
             return None
 
+    def sizes(self) -> dict[str, int]:
+        root = self._folder("")
+        pages = self._pages(root, Delimiter="/")
+        found = (entry for page in pages for entry in page.get("Contents", ()))
+        sizes = {entry["Key"].removeprefix(root): int(entry["Size"]) for entry in found}
+        sizes.pop("", None)
+        return sizes
+
     def walk(self) -> list[str]:
         root = self._folder("")
         keys = (key.removeprefix(root) for key in self._keys(root))

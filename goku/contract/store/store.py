@@ -120,6 +120,10 @@ class Store:
         """Bytes of `name`, or None if it does not exist."""
         return self._backend.size(name)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file directly below this store, by name. One request, not one a file."""
+        return self._backend.sizes()
+
     def walk(self) -> list[str]:
         """Every file below this store at any depth, sorted; names as `read` takes them."""
         return self._backend.walk()
