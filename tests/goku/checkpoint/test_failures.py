@@ -15,6 +15,7 @@ from goku.checkpoint.save import Saved, SaveFailed, Saver
 from goku.checkpoint.state import NamedPiece
 from goku.config.parallel import ParallelConfig
 from goku.contract.manifest import Manifest
+from goku.contract.retention import Retention
 from goku.contract.rundir import Fenced, RunDir
 from goku.parallel.mesh import connect
 from tests.ranks import RankFailed, run_ranks
@@ -38,9 +39,15 @@ class FullRun(RunDir):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def saver(run: RunDir, *, attempt: int = 1, keep: int = 2) -> Saver:
-    mesh = connect(ParallelConfig(processes_per_node=WORLD))
-    return Saver(run, mesh, attempt=attempt, config_digest="d", code_version="v", keep=keep)
+def saver(run: RunDir, *, attempt: int = 1) -> Saver:
+    return Saver(
+        run,
+        connect(ParallelConfig(processes_per_node=WORLD)),
+        attempt=attempt,
+        config_digest="d",
+        code_version="v",
+        retention=Retention(last=2),
+    )
 
 
 def save(saver: Saver, step: int) -> Saved:
@@ -101,7 +108,7 @@ def test_a_full_disk_on_one_rank_is_told_to_all_and_nothing_is_committed(tmp_pat
         assert kind == "SaveFailed"
         assert message.startswith("step 20 was not saved: rank 1: OSError:")
         assert "No space left on device" in message
-        assert "step 30 was not saved: the manifest: OSError:" in outcomes[2][1]
+        assert "step 30 was not saved: the manifest on rank 0: OSError:" in outcomes[2][1]
         assert outcomes[3] is None  # the next save works
     assert [manifest.step for manifest in run.complete()] == [40, 10]
     assert run.steps() == [10, 40]  # what the others had written is gone

@@ -14,6 +14,7 @@ from goku.checkpoint.load import Checkpoint, restore, weights
 from goku.checkpoint.save import Saved, Saver
 from goku.config.parallel import ParallelConfig
 from goku.contract.manifest import verify
+from goku.contract.retention import Retention
 from goku.contract.rundir import RunDir
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
@@ -49,15 +50,40 @@ def state_of(engine: Engine, ema: dict[str, Tensor]) -> State:
     return {piece.name: [(piece.start, piece.tensor.clone())] for piece in pieces}
 
 
-def save(uri: str, world: int, engine: Engine, ema: dict[str, Tensor], step: int = STEP) -> Saved:
+def saver_of(uri: str, mesh: Mesh) -> Saver:
+    return Saver(
+        RunDir(uri), mesh, attempt=1, config_digest="d", code_version="v", retention=Retention()
+    )
+
+
+def save(uri: str, world: int, engine: Engine, ema: dict[str, Tensor]) -> None:
     mesh = mesh_of(world)
-    saver = Saver(RunDir(uri), mesh, attempt=1, config_digest="d", code_version="v", keep=2)
-    return saver.save(
+    saver_of(uri, mesh).save(
         state.pieces(engine.fragments(), ema, rank=mesh.rank),
-        step=step,
-        samples_seen=10 * step,
+        step=STEP,
+        samples_seen=10 * STEP,
         optimizer_steps=engine.optimizer_steps,
     )
+
+
+def save_beside(uri: str, world: int, engine: Engine, ema: dict[str, Tensor]) -> Saved:
+    """Save while training goes on: what changes after the release is not in the checkpoint."""
+    mesh = mesh_of(world)
+    saver = saver_of(uri, mesh)
+    saver.start(
+        state.pieces(engine.fragments(), ema, rank=mesh.rank),
+        step=STEP,
+        samples_seen=10 * STEP,
+        optimizer_steps=engine.optimizer_steps,
+    )
+    saver.release()
+    train_step(engine, STEP, 1e-2, mesh.rank)
+    for values in ema.values():
+        values.zero_()
+    torch.rand(3)
+    saved = saver.wait()
+    assert saved is not None
+    return saved
 
 
 def load(uri: str, world: int, engine: Engine) -> dict[str, Tensor]:
@@ -84,7 +110,7 @@ def saving(uri: str, world: int, stage: int) -> tuple[State, Tensor, Saved]:
     for step in range(STEP):
         train_step(engine, step, 1e-2, dist.get_rank())
     ema = average_of(engine)
-    return state_of(engine, ema), output_of(engine), save(uri, world, engine, ema)
+    return state_of(engine, ema), output_of(engine), save_beside(uri, world, engine, ema)
 
 
 def loading(world: int, cases: list[tuple[str, int]]) -> list[tuple[State, Tensor, int]]:
@@ -177,7 +203,7 @@ def check_saved(uri: str, world: int, expected: dict[str, Tensor], saved: Saved)
     assert (manifest.step, manifest.samples_seen, manifest.world_size) == (STEP, 10 * STEP, world)
     assert len(manifest.files) == world
     assert saved.nbytes == manifest.nbytes
-    assert 0 < saved.stall_seconds == saved.persist_seconds
+    assert 0 < saved.stall_seconds < saved.persist_seconds
     checkpoint = Checkpoint(run.checkpoint(STEP), manifest)
     assert list(verify(checkpoint.folder, manifest)) == []
     for kind in KINDS:

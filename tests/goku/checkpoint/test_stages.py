@@ -14,6 +14,7 @@ from goku.checkpoint.save import Saver
 from goku.config import ConfigError
 from goku.config.parallel import ParallelConfig
 from goku.contract.manifest import CorruptCheckpoint
+from goku.contract.retention import Retention
 from goku.contract.rundir import RunDir
 from goku.parallel.mesh import connect
 from tests.net import AlignedNet, Net, engine_of, inputs, train_step
@@ -39,7 +40,9 @@ def previous_stage(uri: str, kind: type[Net]) -> Tensor:
     train_step(engine, 0, 1e-2, dist.get_rank())
     ema = {f.name: f.master * 0.9 for f in engine.fragments()}
     mesh = connect(ParallelConfig(processes_per_node=WORLD))
-    saver = Saver(RunDir(uri), mesh, attempt=1, config_digest="d", code_version="v", keep=1)
+    saver = Saver(
+        RunDir(uri), mesh, attempt=1, config_digest="d", code_version="v", retention=Retention()
+    )
     pieces = state.pieces(engine.fragments(), ema, rank=mesh.rank)
     saver.save(pieces, step=1, samples_seen=8, optimizer_steps=1)
     engine.publish(ema)

@@ -1,6 +1,7 @@
 """The manifest: what it says survives a round trip, and no changed byte goes unnoticed."""
 
 import hashlib
+import json
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +41,6 @@ def piece(start: int, length: int, file: str = "data") -> Piece:
 
 def manifest(*pieces: Piece, step: int = 7, attempt: int = 1) -> Manifest:
     entry = TensorEntry(shape=(3, 4), dtype="F32", pieces=pieces or (piece(0, 5), piece(5, 7)))
-    digest = hashlib.sha256(PAYLOAD).hexdigest()
     return Manifest(
         step=step,
         attempt=attempt,
@@ -51,7 +51,7 @@ def manifest(*pieces: Piece, step: int = 7, attempt: int = 1) -> Manifest:
         code_version="1.0",
         created_at=1.5,
         tensors={"model/weight": entry},
-        files={"data": FileEntry(nbytes=len(PAYLOAD), sha256=digest)},
+        files={"data": FileEntry(nbytes=len(PAYLOAD))},
     )
 
 
@@ -87,8 +87,8 @@ def test_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_another_format_is_refused_with_advice() -> None:
-    newer = manifest().model_copy(update={"format": 2})
-    with pytest.raises(CorruptCheckpoint, match=r"format 2.*Upgrade"):
+    newer = manifest().model_copy(update={"format": 3})
+    with pytest.raises(CorruptCheckpoint, match=r"format 3.*Upgrade"):
         Manifest.decode(newer.encode())
 
 
@@ -112,7 +112,7 @@ def test_pieces_that_tile_have_no_gap_in_any_order(cuts: set[int], random: Rando
 def test_gaps_are_named(pieces: tuple[Piece, ...], store: Store) -> None:
     broken = manifest(*pieces)
     assert list(coverage_gaps(broken)) == ["model/weight"]
-    assert list(verify(store, broken)) == ["model/weight: its pieces do not cover it"]
+    assert next(verify(store, broken)) == "model/weight: its pieces do not cover it"
 
 
 def test_a_sound_checkpoint_has_nothing_to_report(store: Store) -> None:
@@ -134,13 +134,40 @@ def test_any_flipped_bit_of_a_payload_is_found(at: int, bit: int) -> None:
     flipped[at] ^= 1 << bit
     store = Store("memory://flipped")
     store.write("data", bytes(flipped))
-    assert list(verify(store, manifest())) == [
-        "data: its SHA-256 does not match, bytes have changed"
-    ]
     hit = [p for p in (piece(0, 5), piece(5, 7)) if p.offset <= at < p.offset + p.nbytes]
-    data = bytes(flipped)[hit[0].offset : hit[0].offset + hit[0].nbytes]
-    with pytest.raises(CorruptCheckpoint, match=r"data: bytes .* have changed"):
-        check_piece(data, hit[0])
+    start, end = hit[0].offset, hit[0].offset + hit[0].nbytes
+    assert list(verify(store, manifest())) == [f"data: bytes {start} to {end} have changed"]
+    with pytest.raises(CorruptCheckpoint, match=f"data: bytes {start} to {end} have changed"):
+        check_piece(bytes(flipped)[start:end], hit[0])
+
+
+def test_bytes_without_a_checksum_are_a_problem(store: Store) -> None:
+    entry = TensorEntry(shape=(7,), dtype="F32", pieces=(piece(0, 5), piece(5, 2)))
+    holed = manifest().model_copy(update={"tensors": {"model/weight": entry}})
+    assert list(verify(store, holed)) == ["data: bytes 28 to 48 have no checksum or two"]
+
+
+def test_verify_tells_how_far_it_is(store: Store) -> None:
+    read: list[int] = []
+    assert list(verify(store, manifest(), progress=read.append)) == []
+    assert sum(read) == len(PAYLOAD)
+
+
+@pytest.mark.parametrize(("at", "said"), [(None, []), (3, ["data: its SHA-256 does not match"])])
+def test_format_1_is_still_read(at: int | None, said: list[str], store: Store) -> None:
+    """It had a digest of each whole file in place of the header's checksum."""
+    old = json.loads(manifest().model_dump_json())
+    for key in ("save_seconds", "metrics"):
+        del old[key]
+    old["format"] = 1
+    old["files"] = {"data": {"nbytes": 48, "sha256": hashlib.sha256(PAYLOAD).hexdigest()}}
+    body = json.dumps(old).encode()
+    found = Manifest.decode(body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n")
+    changed = bytearray(PAYLOAD)
+    if at is not None:
+        changed[at] ^= 1
+    store.write("data", bytes(changed))
+    assert [problem.split(",")[0] for problem in verify(store, found)] == said
 
 
 def test_the_right_bytes_pass() -> None:

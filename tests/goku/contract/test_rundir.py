@@ -29,7 +29,7 @@ def config(**overrides: object) -> RunConfig:
 
 
 def saved(step: int, attempt: int = 1, file: str = "data") -> Manifest:
-    entry = FileEntry(nbytes=len(PAYLOAD), sha256=hashlib.sha256(PAYLOAD).hexdigest())
+    entry = FileEntry(nbytes=len(PAYLOAD))
     return Manifest(
         step=step,
         attempt=attempt,
@@ -158,22 +158,6 @@ def test_two_that_reshape_at_once_leave_a_whole_record(run: RunDir) -> None:
     assert json.loads(run.store.read("run.json"))["code_version"] == "v1"
     with pytest.raises(FileNotFoundError):
         RunDir(f"{run.uri}-2").reshape(config())
-
-
-def test_retention_keeps_the_newest_complete_ones(run: RunDir) -> None:
-    for step in (10, 20, 30, 40):
-        save(run, step)
-    run.checkpoint(35).write("data", PAYLOAD)  # never committed, and will not be
-    run.checkpoint(50).write("data", PAYLOAD)  # being written
-    assert run.retain(2) == [10, 20, 35]
-    assert run.steps() == [30, 40, 50]
-    assert [manifest.step for manifest in run.complete()] == [40, 30]
-
-
-def test_retention_without_a_complete_checkpoint_deletes_nothing(run: RunDir) -> None:
-    run.checkpoint(10).write("data", PAYLOAD)
-    assert run.retain(1) == []
-    assert run.steps() == [10]
 
 
 def test_a_run_is_frozen_once(run: RunDir) -> None:

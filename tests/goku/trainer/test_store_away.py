@@ -17,7 +17,7 @@ from goku.contract.exits import Cause
 from goku.contract.rundir import Fenced, RunDir, Unsaved
 from goku.contract.store import StoreUnavailable
 from goku.contract.store.local import Folder
-from goku.trainer import loop
+from goku.trainer import saving
 from goku.trainer.loop import Trainer, train
 from tests.goku.trainer import world
 from tests.ranks import run_ranks
@@ -60,7 +60,7 @@ def begin(store: Path, *settings: str) -> Trainer:
     torch.distributed.barrier()
     trainer = world.trainer_of(config, store / "pod")
     trainer.health.install()
-    PATCH.setattr(loop, "_LAST_PAUSE_SECONDS", 0.01)
+    PATCH.setattr(saving, "_LAST_PAUSE_SECONDS", 0.01)
     return trainer
 
 
@@ -151,6 +151,7 @@ def test_the_last_save_waits_for_a_store_that_is_away_for_a_moment(tmp_path: Pat
 
 def test_a_newer_attempt_ends_this_one(tmp_path: Path) -> None:
     world.encode(tmp_path)
-    for message, step in run_ranks(superseded, 2, tmp_path):
-        assert message == "attempt 1 of run: attempt 9 has taken over"
-        assert step == 4
+    ended = run_ranks(superseded, 2, tmp_path)
+    assert {message for message, _ in ended} == {"attempt 1 of run: attempt 9 has taken over"}
+    [step] = {step for _, step in ended}  # all ranks leave at the same place
+    assert 4 <= step <= 6
