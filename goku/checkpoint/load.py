@@ -4,6 +4,7 @@ A rank reads the pieces that its own intervals meet (`plan.py`), by byte range a
 and checks each before it is used.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goku.checkpoint.files import DTYPES
-from goku.checkpoint.plan import Part, Range, plan
+from goku.checkpoint.plan import MOST, Part, Range, plan
 from goku.checkpoint.state import (
     EMA,
     MODEL,
@@ -38,6 +39,7 @@ class Checkpoint:
         self.folder, self.manifest = folder, manifest
         self._sizes: dict[str, int] | None = None
         self._checked: set[str] = set()
+        self._scratch = threading.local()
 
     def holds(self, name: str) -> bool:
         return name in self.manifest.tensors
@@ -73,10 +75,17 @@ class Checkpoint:
         check_header(self.folder.read_range(file, 0, entry.header_nbytes), file, entry)
 
     def _fill(self, found: Range) -> None:
-        data = memoryview(bytearray(self.folder.read_range(found.file, found.start, found.end)))
+        room = self._room(found.end - found.start)
+        data = room[: self.folder.read_into(found.file, found.start, room)]
         for part in found.parts:
             first = part.piece.offset - found.start
             _put(data[first : first + part.piece.nbytes], part)
+
+    def _room(self, nbytes: int) -> memoryview:
+        """Memory of this thread, used again and again."""
+        if len(getattr(self._scratch, "room", b"")) < nbytes:
+            self._scratch.room = bytearray(max(nbytes, MOST))
+        return memoryview(self._scratch.room)[:nbytes]
 
 
 def _put(data: memoryview, part: Part) -> None:

@@ -46,6 +46,11 @@ class Driver:
     def read_range(self, name: str, start: int, end: int) -> bytes:
         return cast(bytes, self._fs.cat_file(self._path(name), start=start, end=end))
 
+    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
+        data = self.read_range(name, start, start + len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         data = self.read(name)
         return data, hashlib.sha256(data).hexdigest()

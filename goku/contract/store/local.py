@@ -40,6 +40,14 @@ class Folder:
             stream.seek(start)
             return stream.read(max(0, end - start))
 
+    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
+        with (self._root / name).open("rb", buffering=0) as stream:
+            stream.seek(start)
+            filled = 0
+            while filled < len(buffer) and (count := stream.readinto(buffer[filled:])):
+                filled += count
+            return filled
+
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         data = self.read(name)
         return data, _tag(data)

@@ -50,6 +50,11 @@ class Bucket:
             client().head_object(**self._target(name))
         return b""
 
+    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
+        data = self.read_range(name, start, start + len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         return self._get(name)
 

@@ -53,6 +53,13 @@ class Store:
         """Bytes [start, end) of `name`, fewer where it ends before. Raises FileNotFoundError."""
         return self._backend.read_range(name, start, end)
 
+    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
+        """Fill `buffer` with the bytes from `start` on; how many there were. FileNotFoundError.
+
+        For those who read much: memory that is used again costs no page faults.
+        """
+        return self._backend.read_into(name, start, buffer)
+
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         """All bytes of `name` and the tag of this version. Raises FileNotFoundError."""
         return self._backend.read_tagged(name)
@@ -71,7 +78,10 @@ class Store:
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
-        """A stream that becomes `name` when the block ends, and nothing if the block raises."""
+        """A stream that becomes `name` when the block ends, and nothing if the block raises.
+
+        What is written as a read-only view must not change until then: it may not be copied.
+        """
         with self._backend.writer(name) as stream:
             yield stream
 
