@@ -14,6 +14,7 @@ from goku.checkpoint.plan import plan
 from goku.checkpoint.save import Tier
 from goku.checkpoint.state import NamedPiece
 from goku.config import ConfigError
+from goku.contract import promoted
 from goku.contract.manifest import CorruptCheckpoint, Manifest
 from goku.contract.rundir import NodeDir, RunDir
 from goku.parallel.mesh import Mesh
@@ -34,11 +35,13 @@ def newest(
 
     `state` is what this rank has to read, `node` this node's own disk or None where none is used.
     """
-    stored = mesh.broadcast(run.latest() if mesh.rank == 0 else None)
+    found = (run.latest(), promoted.read(run.store)) if mesh.rank == 0 else None
+    stored, aside = mesh.broadcast(found)
     origin = None if stored is None else Origin(run, stored, Tier.STORE)
     if node is None:
         return origin
-    here = {found.step: found for found in _readable(node, state, mesh)}
+    readable = _readable(node, state, mesh)
+    here = {m.step: m for m in readable if not (aside and aside.voids(m))}
     known = mesh.gather({(m.step, m.attempt, m.created_at) for m in here.values()})
     common = set.intersection(*known) if known else set()
     step, *_ = mesh.broadcast(max(common, default=(-1,)))

@@ -4,6 +4,7 @@
     attempts/0001.json                the ledger, one record an attempt; .pulse: how far it is;
                                       .resume: a person allowed the next
     fence                             the attempt that may commit
+    promoted                          a person's word that the run goes on from an older step
     checkpoints/step-00000020/        payload files, then manifest.json: that write is the commit
     pins/step-00000020/<who>          who needs that checkpoint: it is not deleted
     LATEST                            attempt, step and manifest digest: a hint for people and tools
@@ -20,12 +21,13 @@ compare-and-swap and only ever moves to the newer attempt, however late an older
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
 from goku.contract import manifest as manifests
+from goku.contract import promoted
 from goku.contract.manifest import CorruptCheckpoint, Manifest
 from goku.contract.retention import Retention
 from goku.contract.store import Store, StoreError
@@ -128,10 +130,11 @@ class RunDir:
         data = self.checkpoint(step).read(manifests.NAME)
         return Manifest.decode(data, name=f"step {step}/{manifests.NAME}")
 
-    def complete(self) -> Iterator[Manifest]:
-        """Complete checkpoints, newest first."""
-        found = (self.whole(step) for step in reversed(self.steps()))
-        return (manifest for manifest in found if manifest is not None)
+    def complete(self, among: Iterable[int] | None = None) -> Iterator[Manifest]:
+        """Complete checkpoints, newest first, but for those that a promotion has set aside."""
+        steps, aside = self.steps() if among is None else sorted(among), promoted.read(self.store)
+        found = (manifest for manifest in map(self.whole, reversed(steps)) if manifest)
+        return (manifest for manifest in found if not (aside and aside.voids(manifest)))
 
     def whole(self, step: int) -> Manifest | None:
         """The manifest of a step if its checkpoint is complete."""
@@ -204,8 +207,8 @@ class RunDir:
         # Kept whatever they hold: their manifests, maybe a hundred, need not be read.
         kept = {step for step in older if retention.milestone(step) and self._committed_at(step)}
         kept |= {*in_use, *self.pins()}
-        others = (self.whole(step) for step in reversed(older) if step not in kept)
-        kept |= retention.kept([newest, *(manifest for manifest in others if manifest)])
+        others = self.complete(step for step in older if step not in kept)
+        kept |= retention.kept([newest, *others])
         doomed = [step for step in older if step not in kept]
         if not doomed or any(self.verified(step) for step in kept):
             return doomed
