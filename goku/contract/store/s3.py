@@ -8,7 +8,7 @@ import io
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,14 +16,19 @@ from typing import Any, BinaryIO, cast
 from botocore.exceptions import ClientError
 
 from goku.contract.store.errors import StoreError, StoreUnavailable
-from goku.contract.store.s3_client import AWAY, client, code, translated, was_retried
+from goku.contract.store.s3_client import AWAY, client, code, told, translated, was_retried
 from goku.contract.store.s3_upload import CHECKSUM, MARK, Upload, holds
 
 _SINGLE_PUT_BYTES = 32 << 20  # above, a lost connection costs a part and not the whole
 _READ_AHEAD_BYTES = 8 << 20  # of a stream: one request each
+_COPIED_BYTES = 1 << 20  # at once: what fits into the processor's cache
 _DELETE_BATCH = 1000  # the most that one request may name
 _BODY_TRIES = 3  # botocore retries requests, but not an answer that breaks off in the middle
 _CONFLICTS = 8  # times that AWS says "another write is under way, ask again"
+
+
+def _all(body: Any) -> bytes:
+    return cast(bytes, body.read())
 
 
 class Bucket:
@@ -51,9 +56,19 @@ class Bucket:
         return b""
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        data = self.read_range(name, start, start + len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        filled = 0
+
+        def fill(body: Any) -> bytes:
+            nonlocal filled
+            filled = 0
+            while filled < len(buffer) and (data := body.read(_COPIED_BYTES)):
+                buffer[filled : filled + len(data)] = data
+                filled += len(data)
+            return b""
+
+        if buffer:
+            self._get(name, fill, Range=f"bytes={start}-{start + len(buffer) - 1}")
+        return filled
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         return self._get(name)
@@ -62,14 +77,17 @@ class Bucket:
     def reader(self, name: str) -> Iterator[BinaryIO]:
         with translated(self._place(name)):
             head = client().head_object(**self._target(name))
-        raw = _Reader(self, name, size=head["ContentLength"], tag=head["ETag"])
+        raw = _Reader(self, name, size=told(head, "ContentLength"), tag=told(head, "ETag"))
         yield cast(BinaryIO, io.BufferedReader(raw, _READ_AHEAD_BYTES))
 
     def version_range(self, name: str, start: int, end: int, *, tag: str) -> bytes:
         """Bytes [start, end) of one version. Raises StoreUnavailable if it was replaced."""
         return self._get(name, Range=f"bytes={start}-{end - 1}", IfMatch=tag)[0]
 
-    def _get(self, name: str, **options: str) -> tuple[bytes, str]:
+    def _get(
+        self, name: str, read: Callable[[Any], bytes] = _all, **options: str
+    ) -> tuple[bytes, str]:
+        """What `read` returns of the object's body, and the ETag."""
         with translated(self._place(name)):
             for tries_left in reversed(range(_BODY_TRIES)):
                 try:
@@ -81,7 +99,7 @@ class Bucket:
                         raise self._replaced(name) from error
                     raise
                 try:
-                    return answer["Body"].read(), answer["ETag"]
+                    return read(answer["Body"]), told(answer, "ETag")
                 except AWAY:
                     if not tries_left:
                         raise
@@ -147,7 +165,7 @@ class Bucket:
     def size(self, name: str) -> int | None:
         try:
             with translated(self._place(name)):
-                return int(client().head_object(**self._target(name))["ContentLength"])
+                return int(told(client().head_object(**self._target(name)), "ContentLength"))
         except FileNotFoundError:
             return None
 

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,6 +106,16 @@ def code(error: ClientError) -> str:
 def was_retried(error: ClientError) -> bool:
     """Whether the request was sent more than once, so that an earlier copy may have worked."""
     return bool(error.response.get("ResponseMetadata", {}).get("RetryAttempts"))
+
+
+def told(answer: Mapping[str, Any], field: str) -> Any:
+    """A field of an answer. One that broke off within its head looks whole and lacks it.
+
+    Raises one of AWAY, which `translated` makes a StoreUnavailable of.
+    """
+    if field not in answer:
+        raise HTTPClientError(error=f"an answer without {field}: it broke off")
+    return answer[field]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from goku.contract.store.s3_client import client, code, was_retried
+from goku.contract.store.s3_client import client, code, told, was_retried
 
 # CRC-32: zlib has it. CRC-32C would be as good and needs a compiled library on every machine.
 CHECKSUM = "CRC32"
@@ -104,7 +104,7 @@ class Upload(io.RawIOBase):
         begun = self._client.create_multipart_upload(
             **self._target, ChecksumAlgorithm=CHECKSUM, Metadata={MARK: self._mark}
         )
-        return str(begun["UploadId"])
+        return str(told(begun, "UploadId"))
 
     def _put(self, upload: str, number: int, body: bytearray) -> dict[str, Any]:
         done = self._client.upload_part(
@@ -115,7 +115,7 @@ class Upload(io.RawIOBase):
             ChecksumAlgorithm=CHECKSUM,
         )
         sums = {key: done[key] for key in (f"Checksum{CHECKSUM}",) if key in done}
-        return {"PartNumber": number, "ETag": done["ETag"], **sums}
+        return {"PartNumber": number, "ETag": told(done, "ETag"), **sums}
 
     def _completed(self, error: ClientError) -> bool:
         """Whether the refusal is of a second copy of a request whose first one worked."""
