@@ -1,15 +1,10 @@
 """Any other URI, by fsspec's driver for it: memory://, gs://, az://, sftp://, ...
 
 `create` is as exclusive as the driver makes it; Google's and Azure's are, and `check_writable`
-finds one that is not. fsspec has no compare-and-swap at all: `replace` compares before it writes,
-and for a moment in between a rival is not seen. memory:// belongs to one process, so a lock makes
-both exact; every other driver warns once.
+finds one that is not. `replace` is `conditions.py`'s: a driver that it does not know can be read
+from, and is refused before a run begins.
 """
 
-import functools
-import hashlib
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +12,8 @@ from typing import BinaryIO, cast
 
 import fsspec
 
-from goku.contract.store.errors import StoreError, cannot_write
-
-_lock = threading.RLock()
+from goku.contract.store.conditions import Condition, Memory, condition
+from goku.contract.store.errors import StoreError, StoreUnavailable, cannot_write
 
 
 class Driver:
@@ -34,6 +28,7 @@ class Driver:
                 f"{uri}: this store cannot be opened ({error}). "
                 "Use a folder, s3://, or a URI whose fsspec driver is installed."
             ) from error
+        self._condition = condition(self._fs, uri.partition("://")[0])
 
     def local_path(self, _name: str) -> Path | None:
         return None
@@ -41,10 +36,12 @@ class Driver:
     # --- reading
 
     def read(self, name: str) -> bytes:
-        return cast(bytes, self._fs.cat_file(self._path(name)))
+        with self._asking(name):
+            return cast(bytes, self._fs.cat_file(self._path(name)))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        return cast(bytes, self._fs.cat_file(self._path(name), start=start, end=end))
+        with self._asking(name):
+            return cast(bytes, self._fs.cat_file(self._path(name), start=start, end=end))
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> int:
         data = self.read_range(name, start, start + len(buffer))
@@ -52,8 +49,10 @@ class Driver:
         return len(data)
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:
-        data = self.read(name)
-        return data, hashlib.sha256(data).hexdigest()
+        """The tag first: if the object is replaced in between, `swap` refuses what has changed."""
+        with self._asking(name):
+            tag = self._known(name).tag(self._path(name))
+        return self.read(name), tag
 
     @contextmanager
     def reader(self, name: str) -> Iterator[BinaryIO]:
@@ -63,7 +62,7 @@ class Driver:
     # --- writing
 
     def write(self, name: str, data: bytes) -> None:
-        with self._writing(name):
+        with self._writing(name), self._asking(name):
             self._fs.pipe_file(self._path(name), data)
 
     @contextmanager
@@ -75,7 +74,7 @@ class Driver:
             yield cast(BinaryIO, stream)
 
     def create(self, name: str, data: bytes) -> bool:
-        with self._writing(name), _lock:
+        with self._writing(name), self._asking(name), Memory.lock:
             try:
                 self._fs.pipe_file(self._path(name), data, mode="create")
             except FileExistsError:
@@ -83,31 +82,35 @@ class Driver:
             return True
 
     def swap(self, name: str, data: bytes, tag: str) -> bool:
-        if not self._uri.startswith("memory://"):
-            _warn_of_the_gap(self._uri.partition("://")[0])
-        with _lock:
-            try:
-                if self.read_tagged(name)[1] != tag:
-                    return False
-            except FileNotFoundError:
-                return False
-            self.write(name, data)
-            return True
+        with self._writing(name), self._asking(name):
+            return self._known(name).swap(self._path(name), data, tag)
+
+    def _known(self, name: str) -> Condition:
+        if self._condition is None:
+            raise StoreError(
+                f"{self._uri}/{name}: this kind of store cannot replace a version only once, so "
+                "that two attempts at one run could both believe to be the one. Use a folder, "
+                "s3://, gs:// or az://."
+            )
+        return self._condition
 
     # --- names
 
     def exists(self, name: str) -> bool:
-        return bool(self._fs.exists(self._path(name)))
+        with self._asking(name):
+            return bool(self._fs.exists(self._path(name)))
 
     def size(self, name: str) -> int | None:
         try:
-            return int(self._fs.info(self._path(name))["size"])
+            with self._asking(name):
+                return int(self._fs.info(self._path(name))["size"])
         except FileNotFoundError:
             return None
 
     def sizes(self) -> dict[str, int]:
         try:
-            entries = self._fs.ls(self._path(""), detail=True, refresh=True)
+            with self._asking(""):
+                entries = self._fs.ls(self._path(""), detail=True, refresh=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         files = (entry for entry in entries if entry["type"] == "file")
@@ -115,25 +118,41 @@ class Driver:
 
     def walk(self) -> list[str]:
         try:
-            paths = [str(path) for path in self._fs.find(self._path(""))]
+            with self._asking(""):
+                paths = [str(path) for path in self._fs.find(self._path(""))]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(path.removeprefix(f"{str(self._root).rstrip('/')}/") for path in paths)
 
     def list(self, folder: str) -> list[str]:
         try:
-            entries = self._fs.ls(self._path(folder), detail=False, refresh=True)
+            with self._asking(folder):
+                entries = self._fs.ls(self._path(folder), detail=False, refresh=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
     def delete(self, name: str) -> None:
         path = self._path(name)
-        if self._fs.exists(path):
-            self._fs.rm(path, recursive=True)
+        with self._asking(name):
+            if self._fs.exists(path):
+                self._fs.rm(path, recursive=True)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/") if name else str(self._root)
+
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """Every driver has exceptions of its own for a service that does not answer."""
+        try:
+            yield
+        except (OSError, StoreError):
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise StoreUnavailable(
+                f"{self._uri}/{name}: {why}. If it lasts, look there."
+            ) from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -141,12 +160,3 @@ class Driver:
             yield
         except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
             raise cannot_write(f"{self._uri}/{name}", error) from error
-
-
-@functools.cache
-def _warn_of_the_gap(scheme: str) -> None:
-    warnings.warn(
-        f"{scheme}:// has no compare-and-swap behind fsspec: two attempts that begin within the "
-        "same moment may not see one another. s3:// and shared folders have it.",
-        stacklevel=4,
-    )

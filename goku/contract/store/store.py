@@ -7,7 +7,7 @@ since it was read, `writer` streams a large file that appears whole or not at al
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -158,6 +158,8 @@ class Store:
         try:
             self._prove(probe)
         except StoreError:
+            with suppress(StoreError, OSError):
+                self.delete(probe)
             raise
         except OSError as error:
             raise cannot_write(self.uri, error) from error
@@ -170,15 +172,14 @@ class Store:
         if data != b"goku":
             raise cannot_write(self.uri, "what was written did not come back")
         if self.create(probe, b"twice"):
-            raise self._ignores("create a name only once (If-None-Match: *)", probe)
+            raise self._ignores("create a name only once (If-None-Match: *)")
         if not self.replace(probe, b"again", tag=stale) or self.replace(probe, b"", tag=stale):
-            raise self._ignores("replace a version only once (If-Match)", probe)
+            raise self._ignores("replace a version only once (If-Match)")
 
-    def _ignores(self, condition: str, probe: str) -> StoreError:
-        self.delete(probe)
+    def _ignores(self, condition: str) -> StoreError:
         return StoreError(
             f"{self.uri}: this store does not {condition}, so that two attempts at one run could "
-            "both believe to be the one. Use AWS S3, MinIO, versitygw or a shared folder."
+            "both believe to be the one. Use s3://, gs://, az:// or a shared folder."
         )
 
 

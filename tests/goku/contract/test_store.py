@@ -4,16 +4,16 @@ import multiprocessing
 import subprocess
 import sys
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goku.contract.store import Store, StoreError, StoreUnavailable, driver, patiently
+from goku.contract.store import Store, StoreError, StoreUnavailable, patiently
 from goku.contract.store.local import Folder
 from tests.store_promises import StorePromises
 
@@ -146,13 +146,28 @@ def test_a_store_whose_conditions_never_hold_is_not_tried_for_ever(
         store.change("pointer", lambda _: b"2")
 
 
-def test_a_driver_without_compare_and_swap_says_so_once() -> None:
-    driver._warn_of_the_gap.cache_clear()
-    with pytest.warns(UserWarning, match="gs:// has no compare-and-swap"):
-        driver._warn_of_the_gap("gs")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        driver._warn_of_the_gap("gs")
+def test_a_driver_without_compare_and_swap_is_read_from_and_refused_for_runs() -> None:
+    store = Store("dir::memory://elsewhere")
+    store.write("data", b"1")
+    assert store.read("data") == b"1"
+    with pytest.raises(StoreError, match="cannot replace a version only once"):
+        store.check_writable()
+    assert store.list() == ["data"]
+
+
+def test_a_drivers_own_exceptions_mean_that_the_store_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class HttpError(Exception):
+        pass
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise HttpError("502 bad gateway")
+
+    store = Store("memory://away")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
+    with pytest.raises(StoreUnavailable, match="memory://away/data: HttpError: 502"):
+        store.read("data")
 
 
 def test_patience_ends_with_the_time_and_waits_only_for_a_store_that_is_away() -> None:
