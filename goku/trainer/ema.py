@@ -18,8 +18,11 @@ class Ema:
     def __init__(self, fragments: Sequence[Fragment], *, decay: float) -> None:
         self._decay = decay
         self._masters = [fragment.master for fragment in fragments]
+        # One flat tensor, so that a snapshot copies it at once.
+        masters = [master.detach() for master in self._masters]
+        parts = torch.split(torch.cat(masters), list(map(len, masters))) if masters else ()
         self.values: dict[str, Tensor] = {
-            fragment.name: fragment.master.detach().clone() for fragment in fragments
+            fragment.name: part for fragment, part in zip(fragments, parts, strict=True)
         }
 
     @torch.no_grad()

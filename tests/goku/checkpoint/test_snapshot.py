@@ -11,7 +11,9 @@ CPU = torch.device("cpu")
 
 
 def pieces() -> list[NamedPiece]:
+    flats = torch.arange(11.0), torch.arange(20.0, 31.0)  # two groups, whose parts take turns
     tensors: dict[str, Tensor] = {
+        **{f"exp_avg/{turn}": flats[turn % 2][turn // 2 * 2 :][:2] for turn in range(8)},
         "rng/0/cpu": torch.arange(13, dtype=torch.uint8),  # the next one must still be aligned
         "model/weight": torch.arange(5.0),
         "model/half": torch.arange(3).to(torch.bfloat16),
@@ -40,9 +42,25 @@ def test_a_snapshot_stays_as_the_state_was() -> None:
 
 def test_its_memory_is_what_was_announced() -> None:
     subject = Snapshot(pieces(), device=CPU)
-    assert nbytes(pieces()) == 16 + 24 + 8 + 0 + 16
+    groups = 2 * 32  # of four parts of two numbers each, without a gap
+    assert nbytes(pieces()) == groups + 16 + 24 + 8 + 0 + 16
     storages = {piece.tensor.untyped_storage().data_ptr() for piece in subject.pieces}
     assert len(storages) == 1
+
+
+def test_what_lies_together_is_copied_at_once() -> None:
+    members = [run.members for run in Snapshot(pieces(), device=CPU)._runs]
+    assert (0, 2, 4, 6) in members
+    assert (1, 3, 5, 7) in members
+    assert sum(map(len, members)) == len(pieces())
+
+
+def test_a_state_that_has_moved_is_our_own_mistake() -> None:
+    subject = Snapshot(pieces(), device=CPU)
+    moved = pieces()
+    moved[2] = moved[2]._replace(tensor=torch.arange(2.0))
+    with pytest.raises(AssertionError, match="the state has moved"):
+        subject.take(moved)
 
 
 def test_another_state_is_our_own_mistake() -> None:
