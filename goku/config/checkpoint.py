@@ -1,6 +1,6 @@
 """When state is saved and where, how long a save may take, and what is kept."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,7 @@ class CheckpointConfig(Section):
     keep_last: int = Field(3, gt=0)  # newest complete ones; the rest is deleted after a commit
     keep_every_steps: int | None = Field(None, gt=0)  # multiples of it are kept for good
     keep_best: int = Field(0, ge=0)  # of those whose weights were validated
-    best_metric: str = "validation_loss_ema"  # the lowest is the best
+    best_metric: Literal["validation_loss_ema", "validation_loss_raw"] = "validation_loss_ema"
     stop_budget_seconds: float = Field(240, gt=0)  # from SIGTERM to saved; then torchrun is ended
     grace_seconds: float = Field(300, gt=0)  # terminationGracePeriodSeconds of the pod
 

@@ -73,6 +73,7 @@ class RunConfig(Section):
             self._check_pack()
             self._check_batch()
             self._check_heads()
+            self._check_best()
         if self.job is not Job.CURATE and (self.job is not Job.TRAIN or self.data.latents is None):
             self._check_encoders()
         if self.job is Job.CURATE and self.data.source is None:
@@ -129,6 +130,14 @@ class RunConfig(Section):
                 f"parallel.sequence={degree}",
                 f"Ulysses must divide the {heads} heads",
                 f"Use one of {', '.join(fits)}.",
+            )
+
+    def _check_best(self) -> None:
+        if self.checkpoint.keep_best and not self.training.validation_samples:
+            raise ConfigError(
+                f"checkpoint.keep_best={self.checkpoint.keep_best}",
+                "without validation no checkpoint is better than another",
+                "Set training.validation_samples above 0, or checkpoint.keep_best=0.",
             )
 
     @property

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from goku.checkpoint import files
 from goku.checkpoint.load import Checkpoint, weights
+from goku.checkpoint.origin import newest
 from goku.checkpoint.save import Saved, SaveFailed, Saver, Tier
 from goku.checkpoint.state import NamedPiece
 from goku.config.parallel import ParallelConfig
@@ -146,6 +147,36 @@ def two_nodes(uri: str) -> Any:
     quick = subject.save(pieces, **facts, tier=Tier.NODE)  # type: ignore[arg-type]  # all ints
     gate.open.set()
     return quick, ended(subject)
+
+
+def moved_nodes(uri: str) -> Any:
+    """Saved on two nodes; then the ranks are back, have changed places, or lost a disk."""
+    os.environ["LOCAL_RANK"] = "0"
+    rank, run = dist.get_rank(), RunDir(uri)
+    nodes = [NodeDir(f"{uri}-{number}") for number in range(WORLD)]
+    subject, mesh = saver(run, node=nodes[rank]), connect(ParallelConfig(processes_per_node=WORLD))
+    for step, tier in ((10, Tier.STORE), (12, Tier.NODE)):
+        subject.save(state(), step=step, samples_seen=step, optimizer_steps=step, tier=tier)
+    wanted = [piece for piece in state() if piece.name.startswith("model/")]
+
+    def found(node: NodeDir | None) -> tuple[int, Tier]:
+        origin = newest(run, node, wanted, mesh)
+        assert origin is not None
+        return origin.manifest.step, origin.tier
+
+    places = [found(nodes[rank]), found(nodes[1 - rank]), found(None)]
+    dist.barrier()
+    if rank == 0:
+        nodes[0].checkpoint(12).delete("attempt-0001-rank-00000.safetensors")
+    dist.barrier()
+    return [*places, found(nodes[rank])]
+
+
+def test_the_nodes_disks_count_where_every_rank_finds_its_part(tmp_path: Path) -> None:
+    for places in run_ranks(moved_nodes, WORLD, str(tmp_path / "run")):
+        back, swapped, unused, lost = places
+        assert back == (12, Tier.NODE)
+        assert swapped == unused == lost == (10, Tier.STORE)
 
 
 def test_what_changes_after_the_release_is_not_saved(tmp_path: Path) -> None:

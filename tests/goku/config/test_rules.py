@@ -22,6 +22,25 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
         ),
         ("stage1", ("training.steps=many",), r"training.steps='many': .* valid integer"),
         ("stage1", ("parallel.zero_stage=0",), r"parallel.zero_stage=0: Input should be 1, 2 or 3"),
+        (
+            "stage1",
+            ("checkpoint.local_dir=/disk",),
+            r"checkpoint.local_dir=/disk, .*None: .* need both a folder and an interval",
+        ),
+        (
+            "stage1",
+            (
+                "checkpoint.local_dir=/disk",
+                "checkpoint.local_interval_steps=50",
+                "checkpoint.interval_steps=50",
+            ),
+            r"checkpoint.local_interval_steps=50: it must be below checkpoint.interval_steps=50",
+        ),
+        (
+            "stage1",
+            ("checkpoint.keep_best=2", "training.validation_samples=0"),
+            r"checkpoint.keep_best=2: without validation no checkpoint is better",
+        ),
         ("stage1", ("name=Stage_1",), r"name='Stage_1': .* choose another with --name"),
         ("stage1", ("name=" + "a" * 51,), r"1 to 50 lower-case letters"),
         (
