@@ -34,6 +34,7 @@ from goku.contract.store import Store, StoreError
 
 CLIPS, LATENTS, SAMPLES, METRICS, LOGS = "clips", "latents", "samples", "metrics", "logs"
 _RUN, _LATEST, _FENCE = "run.json", "LATEST", "fence"
+_STALE_SECONDS = 3600.0  # a small file takes a second
 _CHECKPOINTS, _PINS, _VERIFIED = "checkpoints", "pins", "verified"
 
 
@@ -192,6 +193,8 @@ class RunDir:
         folder, known = self.checkpoint(newest.step), {*newest.files, manifests.NAME, _VERIFIED}
         for name in set(folder.sizes()) - known:
             folder.delete(name)
+        folder.sweep(older_seconds=0)  # who wrote the newest has ended
+        self.store.sweep(older_seconds=_STALE_SECONDS)
         return doomed
 
     def doomed(self, retention: Retention, *, in_use: Collection[int] = ()) -> list[int]:

@@ -132,6 +132,9 @@ class Driver:
             return []
         return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
+    def sweep(self, older_seconds: float) -> None:
+        pass
+
     def delete(self, name: str) -> None:
         path = self._path(name)
         with self._asking(name):

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,6 +131,18 @@ class Folder:
                 shutil.rmtree(path)
             elif path.is_symlink() or path.exists():
                 path.unlink()
+
+    def sweep(self, older_seconds: float) -> None:
+        before = time.time() - older_seconds
+        for path in self._root.glob(f"{_PARTIAL}*"):
+            if _stale(path, before):
+                path.unlink(missing_ok=True)
+
+
+def _stale(path: Path, before: float) -> bool:
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime < before
+    return False
 
 
 def _listed(leaf: str) -> bool:

@@ -190,6 +190,9 @@ class Bucket:
             names |= {path.removeprefix(prefix).rstrip("/") for path in found}
         return sorted(names - {""})  # "": the empty object that consoles make of a folder
 
+    def sweep(self, older_seconds: float) -> None:
+        pass
+
     def delete(self, name: str) -> None:
         path, folder = self._key(name), self._folder(name)
         keys = [key for key in self._keys(path) if key == path or key.startswith(folder)]

@@ -146,6 +146,14 @@ class Store:
         """Delete a file or a folder with all below it; nothing if there is none."""
         self._backend.delete(name)
 
+    def sweep(self, *, older_seconds: float) -> None:
+        """Delete what killed writers left directly below this store, which no method lists.
+
+        What was last written within `older_seconds` stays: its writer may be alive. An object store
+        keeps such parts too, and has lifecycle rules for them.
+        """
+        self._backend.sweep(older_seconds)
+
     # --- whether it can be trusted
 
     def check_writable(self) -> None:

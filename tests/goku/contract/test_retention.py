@@ -1,5 +1,6 @@
 """What is kept: by the rules, and whatever the rules say."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_what_another_attempt_left_beside_the_newest_payload_goes(run: RunDir) -
     run.note_verified(manifest(10))
     run.retain(Retention(last=1))
     assert run.checkpoint(10).list() == ["data", "manifest.json", "verified"]
+
+
+def test_what_killed_writers_left_in_a_folder_goes(run: RunDir) -> None:
+    save(run, 10)
+    folder, root = run.checkpoint(10).local_path(), run.store.local_path()
+    assert folder is not None
+    assert root is not None
+    left = [place / f".goku-partial-{age}" for place in (folder, root) for age in ("old", "young")]
+    for path in left:
+        path.write_bytes(b"half")
+        if path.name.endswith("old"):
+            os.utime(path, (0, 0))
+    run.retain(Retention(last=1))
+    assert [path for path in left if path.exists()] == [root / ".goku-partial-young"]
 
 
 def test_without_a_complete_checkpoint_nothing_is_deleted(run: RunDir) -> None:
