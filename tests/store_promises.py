@@ -70,6 +70,28 @@ class StorePromises:
         store.write("data", b"0123456789")
         assert store.read_range("data", start, end) == found
 
+    @pytest.mark.parametrize(
+        ("start", "room", "found"),
+        [(2, 3, b"234"), (0, 10, b"0123456789"), (8, 5, b"89"), (10, 2, b""), (3, 0, b"")],
+    )
+    def test_a_range_is_read_into_memory(
+        self, store: Store, start: int, room: int, found: bytes
+    ) -> None:
+        store.write("data", b"0123456789")
+        buffer = bytearray(room)
+        assert store.read_into("data", start, memoryview(buffer)) == len(found)
+        assert bytes(buffer) == found.ljust(room, b"\0")
+        with pytest.raises(FileNotFoundError):
+            store.read_into("other", 0, memoryview(bytearray(1)))
+
+    def test_sizes_are_of_the_files_directly_below(self, store: Store) -> None:
+        assert store.child("a").sizes() == {}
+        for name, data in {"a/one": b"1", "a/none": b"", "a/b/two": b"22", "ab": b"333"}.items():
+            store.write(name, data)
+        assert store.child("a").sizes() == {"one": 1, "none": 0}
+        store.write("a/one", b"4444")
+        assert store.child("a").sizes()["one"] == 4
+
     def test_a_reader_can_seek(self, store: Store) -> None:
         store.write("data", b"0123456789")
         with store.reader("data") as stream:

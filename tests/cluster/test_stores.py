@@ -19,6 +19,7 @@ from goku.config import RunConfig
 from goku.contract import metrics
 from goku.contract.exits import Cause
 from goku.contract.manifest import verify
+from goku.contract.retention import Retention
 from goku.contract.rundir import METRICS, Fenced, RunDir
 from goku.contract.store import Store, StoreError, StoreUnavailable, s3_client
 from goku.trainer.loop import train
@@ -249,15 +250,13 @@ def test_a_run_is_frozen_committed_fenced_and_retained(store: Store) -> None:
         newest = save(run, step, attempt=4)
     assert run.latest() == newest
     run.checkpoint(25).write("data", b"half")  # of a save that broke off
-    assert run.retain(2) == [10, 25]
+    assert run.retain(Retention(last=2)) == [10, 25]
     assert run.steps() == [20, 30]
     assert list(verify(run.checkpoint(30), newest)) == []
     flipped = bytearray(run.checkpoint(30).read("data"))
     flipped[3] ^= 1
     run.checkpoint(30).write("data", bytes(flipped))
-    assert list(verify(run.checkpoint(30), newest)) == [
-        "data: its SHA-256 does not match, bytes have changed"
-    ]
+    assert list(verify(run.checkpoint(30), newest)) == ["data: bytes 0 to 7 have changed"]
 
 
 # --- training

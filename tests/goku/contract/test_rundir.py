@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,8 @@ def config(**overrides: object) -> RunConfig:
 
 
 def saved(step: int, attempt: int = 1, file: str = "data") -> Manifest:
-    entry = FileEntry(nbytes=len(PAYLOAD))
+    size = len(PAYLOAD)  # a file that is all header
+    entry = FileEntry(nbytes=size, header_nbytes=size, header_crc32=zlib.crc32(PAYLOAD))
     return Manifest(
         step=step,
         attempt=attempt,
