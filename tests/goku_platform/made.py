@@ -25,7 +25,9 @@ def run(store: str, preset: str = "stage1", **overrides: Any) -> RunDir:
     return made
 
 
-def checkpoint(made: RunDir, step: int, *, attempt: int = 1) -> Manifest:
+def checkpoint(
+    made: RunDir, step: int, *, attempt: int = 1, save_seconds: float = 0.0
+) -> Manifest:
     """A complete checkpoint of one file."""
     folder = made.checkpoint(step)
     folder.write("rank-0.bin", PAYLOAD)
@@ -38,6 +40,7 @@ def checkpoint(made: RunDir, step: int, *, attempt: int = 1) -> Manifest:
         config_digest=made.config().digest(),
         code_version="test",
         created_at=1_700_000_000.0,
+        save_seconds=save_seconds,
         tensors={},
         files={
             "rank-0.bin": FileEntry(nbytes=len(PAYLOAD), sha256=hashlib.sha256(PAYLOAD).hexdigest())

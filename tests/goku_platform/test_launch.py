@@ -203,11 +203,12 @@ def test_saves_that_were_slower_than_the_stop_budget_refuse(store: str) -> None:
     """A launch believes what the run before has measured, not the rate in the profile."""
     with_latents(store, "encode")
     previous = made.run(store, "stage1")
-    made.checkpoint(previous, 40)
-    made.attempt(previous, Cause.DONE, durable_step=40, seconds={"checkpoint_stall": 30.0})
+    made.checkpoint(previous, 20, save_seconds=15)
+    made.checkpoint(previous, 40, save_seconds=15)
+    made.attempt(previous, Cause.DONE, durable_step=40)
     config = compose(request("stage2"), store=store)
-    assert start(config, FakeClient()).exists()  # two saves of 15 s: even a slow one fits into 60 s
-    made.attempt(previous, Cause.DONE, durable_step=40, seconds={"checkpoint_stall": 150.0})
+    assert start(config, FakeClient()).exists()  # even a slow one fits into 60 s
+    made.checkpoint(previous, 60, save_seconds=195)
     again = compose(request("stage2", name="again"), store=store)
     with pytest.raises(PreflightError, match=r"a save took 75 s .* the stop budget is 60 s"):
         start(again, FakeClient())

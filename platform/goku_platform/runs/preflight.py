@@ -5,11 +5,12 @@ anything but the last: trying the store writes a name and deletes it again.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from statistics import fmean
 from typing import NamedTuple
 
 from goku.config import ConfigError, RunConfig
-from goku.contract.attempts import Attempt, Ledger
-from goku.contract.metrics import TimeClass
+from goku.contract.manifest import CorruptCheckpoint
 from goku.contract.rundir import RunDir
 from goku.contract.store import Store, StoreError
 from goku_platform.cluster.client import Check, Client
@@ -19,6 +20,8 @@ from goku_platform.jobs.spec import JobSpec
 from goku_platform.render import lint
 from goku_platform.runs import inputs
 from goku_platform.settings import Settings
+
+_SAVES = 3  # checkpoints whose saves are looked at: a manifest of a large model has megabytes
 
 
 class Report(NamedTuple):
@@ -121,34 +124,26 @@ def _measured_saves(config: RunConfig, spec: JobSpec) -> Report:
     Those are this run itself, when it goes on, and the one that it starts from.
     """
     try:
-        seconds = max(_save_seconds(config, spec), default=None)
+        seconds = list(_save_seconds(config, spec))
     except (StoreError, OSError):
         return Report()  # the inputs or the store say so
-    if seconds is None:
+    if not seconds:
         return Report((Check("saves", None, "none of this model has been measured yet"),))
-    slow, budget = P99_OVER_MEAN * seconds, spec.stop_budget_seconds
+    mean, budget = fmean(seconds), spec.stop_budget_seconds
+    slow = max(P99_OVER_MEAN * mean, *seconds)
     fix = f"Set checkpoint.stop_budget_seconds above {slow:.0f}, and the grace above that."
-    seen = f"a save took {seconds:.3g} s on average, and the stop budget is {budget:g} s"
-    warnings = (f"{seen}: a slow one may not fit. {fix}",) if seconds < budget <= slow else ()
-    if seconds >= budget:
+    seen = f"a save took {mean:.3g} s on average, and the stop budget is {budget:g} s"
+    warnings = (f"{seen}: a slow one may not fit. {fix}",) if mean < budget <= slow else ()
+    if mean >= budget:
         return Report((Check("saves", False, seen, fix),))
     return Report((Check("saves", True, seen),), warnings)
 
 
 def _save_seconds(config: RunConfig, spec: JobSpec) -> Iterator[float]:
-    """Mean seconds of a save, for each attempt that saved."""
-    for run in (RunDir(spec.run_uri), inputs.start_of(config)):
-        if run is None or not run.exists():
-            continue
-        interval = run.config().checkpoint.interval_steps
-        for attempt in Ledger(run).all():
-            saves = _saves(attempt, interval)
-            stalled = attempt.seconds.get(TimeClass.CHECKPOINT_STALL, 0.0)
-            if saves and stalled:
-                yield stalled / saves
-
-
-def _saves(attempt: Attempt, interval: int) -> int:
-    """How often an attempt saved: at every multiple of the interval, and where it left."""
-    first, durable = attempt.first_step or 0, attempt.durable_step or 0
-    return max(0, durable // interval - first // interval + (durable % interval != 0))
+    """Of the newest checkpoints: from the copy of the state to the commit."""
+    runs = [RunDir(spec.run_uri), inputs.start_of(config)]
+    for run in filter(None, runs):
+        for step in run.steps()[-_SAVES:]:
+            with suppress(CorruptCheckpoint, FileNotFoundError):
+                if seconds := run.manifest(step).save_seconds:
+                    yield seconds
