@@ -165,6 +165,18 @@ CHECKPOINTS = Dashboard(
             unit="percentunit",
         ),
         line("Saves that failed in a row", gauge(m.CHECKPOINT_PENDING)),
+        line(
+            "Held up by the save before",
+            per_second(m.CHECKPOINT_BACKPRESSURE_SECONDS),
+            unit="percentunit",
+            about="A save was due before the last was over: the interval is short for this store.",
+        ),
+        line(
+            "Saves that were held up",
+            f"sum by (run) (increase({m.CHECKPOINT_BACKPRESSURE.name}{_OF_RUN}[$__rate_interval]))",
+        ),
+        line("A save is under way", gauge(m.CHECKPOINT_IN_FLIGHT)),
+        line("Last step on the nodes' own disks", gauge(m.NODE_STEP)),
         line("Time on steps done before", share(TimeClass.ROLLBACK), unit="percentunit"),
     ),
 )
