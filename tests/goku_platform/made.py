@@ -1,15 +1,22 @@
 """Runs made by hand: configurations, checkpoints and attempts, without training anything."""
 
 import hashlib
+import zlib
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from goku.config import RunConfig, presets
 from goku.contract.attempts import Attempt, Ledger
 from goku.contract.exits import EXIT_OF, Cause
-from goku.contract.manifest import FileEntry, Manifest
+from goku.contract.manifest import FileEntry, Manifest, Piece, TensorEntry
 from goku.contract.rundir import RunDir
 
 PAYLOAD = b"weights" * 100
+
+Array = NDArray[np.generic]
 
 
 def config(store: str, preset: str = "stage1", **overrides: Any) -> RunConfig:
@@ -47,6 +54,46 @@ def checkpoint(
         },
     )
     folder.create("manifest.json", manifest.encode())
+    return manifest
+
+
+def saved(
+    made: RunDir, step: int, tensors: Mapping[str, Array], *, world: int = 2, attempt: int = 1
+) -> Manifest:
+    """A complete checkpoint of these tensors (float32, or uint16 for bfloat16), cut by ranks."""
+    folder, pieces = made.checkpoint(step), dict[str, list[Piece]]()
+    files: dict[str, FileEntry] = {}
+    for rank in range(world):
+        name, data = f"attempt-{attempt:04d}-rank-{rank:05d}.safetensors", bytearray()
+        for tensor, values in tensors.items():
+            start, end = (len(values.flat) * part // world for part in (rank, rank + 1))
+            part = values.reshape(-1)[start:end].tobytes()
+            where = {"start": start, "length": end - start, "file": name}
+            where |= {"offset": len(data), "nbytes": len(part), "crc32": zlib.crc32(part)}
+            pieces.setdefault(tensor, []).append(Piece.model_validate(where))
+            data += part
+        folder.write(name, bytes(data))
+        files[name] = FileEntry(nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    manifest = Manifest(
+        step=step,
+        attempt=attempt,
+        samples_seen=step * 10,
+        optimizer_steps=step,
+        world_size=world,
+        config_digest=made.config().digest(),
+        code_version="test",
+        created_at=1_700_000_000.0,
+        tensors={
+            name: TensorEntry(
+                shape=values.shape,
+                dtype="BF16" if values.dtype == np.uint16 else "F32",
+                pieces=tuple(pieces[name]),
+            )
+            for name, values in tensors.items()
+        },
+        files=files,
+    )
+    folder.write("manifest.json", manifest.encode())
     return manifest
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -108,6 +109,11 @@ def duration(seconds: float | None) -> str:
 def ago(at: float | None) -> str:
     """How long ago a unix time was."""
     return "-" if at is None else f"{duration(max(0.0, round(time.time() - at)))} ago"
+
+
+def moment(at: float | None) -> str:
+    """A unix time, to the minute."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%MZ") if at else "-"
 
 
 def share(value: float | None) -> str | None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from goku.contract import promoted
 from goku.contract.manifest import NAME
 from goku.contract.rundir import RunDir
 from goku.contract.store import Store
@@ -60,6 +61,7 @@ def delete(run: RunDir, client: Client, part: Part) -> None:
     for step in run.steps():
         run.checkpoint(step).delete(NAME)
     run.store.delete(_LATEST)
+    run.store.delete(promoted.NAME)
     run.store.delete(_CHECKPOINTS)
     if part is Part.ALL:
         _delete_all(run)
@@ -75,4 +77,4 @@ def _delete_all(run: RunDir) -> None:
 
 
 def _is_state(name: str) -> bool:
-    return name == _LATEST or name.startswith(f"{_CHECKPOINTS}/")
+    return name in (_LATEST, promoted.NAME) or name.startswith(f"{_CHECKPOINTS}/")

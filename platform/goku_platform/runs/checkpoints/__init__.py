@@ -1,0 +1,1 @@
+"""What can be done with a run's checkpoints, without torch: one verb, one file."""
