@@ -11,7 +11,9 @@ from goku.config.section import Section
 class SamplingConfig(Section):
     """One image or clip per prompt, by Euler steps from noise (t = 0) to clean (t = 1)."""
 
-    weights_from: str | None = None  # a training run's name in the same store, or a URI
+    weights_from: str | None = (
+        None  # a run's name in the same store, or a URI of one or of an export
+    )
     step: int | None = None  # of its checkpoint; None takes the latest
     ema: bool = True
     prompts: tuple[str, ...] = ("a rabbit in a meadow",)

@@ -12,6 +12,7 @@ from goku.contract.attempts import Ledger
 from goku.contract.exits import Cause
 from goku.contract.rundir import CLIPS, LATENTS, RunDir, locate
 from goku.contract.store import Store
+from goku.contract.weights import CONFIG
 from goku_platform.errors import PreflightError
 
 # What two stages of one model may differ in: I2V adds an input to T2V's weights.
@@ -130,6 +131,9 @@ def _weights(config: RunConfig) -> str:
             "sampling needs a trained run",
             "Name one with --from RUN.",
         )
+    exported = locate(config.store, reference)
+    if Store(exported).exists(CONFIG):
+        return f"an export in {exported}"
     # the model's shape is the trained run's own
     wanted = config.sampling.step
     trained, step = _trained(config, "sampling.weights_from", reference, step=wanted)
