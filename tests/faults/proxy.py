@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 _BUFFER = 1 << 16
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: close with a reset
 _EXPECT = re.compile(rb"(?im)^expect:.*\r\n")
-_SLOW_BYTES_PER_SECOND = 8 << 20
+_SLOW_BYTES_PER_SECOND = 16 << 20
 
 
 class Message(NamedTuple):
@@ -67,10 +67,10 @@ def silence(client: socket.socket, _request: Message, _forward: Forward) -> None
 
 
 def truncated(client: socket.socket, request: Message, forward: Forward) -> None:
-    """Half an answer."""
+    """Half of the answer's body, or nothing of an answer that has none."""
     found = forward(request)
-    whole = found.head + found.body
-    client.sendall(whole[: len(whole) // 2])
+    if found.body:
+        client.sendall(found.head + found.body[: len(found.body) // 2])
 
 
 def slow(client: socket.socket, request: Message, forward: Forward) -> None:
