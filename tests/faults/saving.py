@@ -14,6 +14,7 @@ from goku.checkpoint.save import Saver
 from goku.checkpoint.state import NamedPiece
 from goku.config.parallel import ParallelConfig
 from goku.contract.manifest import verify
+from goku.contract.retention import Retention
 from goku.contract.rundir import RunDir
 from goku.parallel.mesh import connect
 
@@ -38,12 +39,27 @@ def saver(run: RunDir, attempt: int) -> Saver:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = connect(ParallelConfig(processes_per_node=1))
     run.raise_fence(attempt)
-    return Saver(run, mesh, attempt=attempt, config_digest="d", code_version="v", keep=KEEP)
+    return Saver(
+        run,
+        mesh,
+        attempt=attempt,
+        config_digest="d",
+        code_version="v",
+        retention=Retention(last=KEEP),
+    )
 
 
 def save(saver: Saver, step: int, elements: int) -> None:
-    """One checkpoint, durable when this returns."""
-    saver.save(state(step, elements), step=step, samples_seen=step, optimizer_steps=step)
+    """One checkpoint, durable when this returns; odd steps by the thread beside training."""
+    pieces = state(step, elements)
+    if step % 2:
+        saver.start(pieces, step=step, samples_seen=step, optimizer_steps=step)
+        saver.release()
+        for piece in pieces:
+            piece.tensor.zero_()  # as the optimizer might
+        saver.wait()
+    else:
+        saver.save(pieces, step=step, samples_seen=step, optimizer_steps=step)
 
 
 def restored(run: RunDir, elements: int) -> int:

@@ -73,7 +73,7 @@ def saved(
             pieces.setdefault(tensor, []).append(Piece.model_validate(where))
             data += part
         folder.write(name, bytes(data))
-        files[name] = FileEntry(nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        files[name] = FileEntry(nbytes=len(data))
     manifest = Manifest(
         step=step,
         attempt=attempt,

@@ -27,6 +27,10 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    keep_best: Annotated[
+        int,
+        typer.Option("--keep-best", metavar="N", min=0, help="Keep the N best validated, too."),
+    ] = 0,
     yes: options.Yes = False,
     store: options.StoreUri = None,
     profile: options.ProfileFile = None,
@@ -35,15 +39,17 @@ def prune(
 ) -> None:
     """Delete the checkpoints that a rule does not keep.
 
-    The latest, the target of LATEST and the one that a running attempt began at always stay. What
-    broken-off saves have left goes too, unless the run is alive. It shows what will go, and asks.
+    The latest, the target of LATEST, the one that a running attempt began at and those that other
+    runs began with always stay. What broken-off saves have left goes too, unless the run is alive.
+    It shows what will go, and asks.
     """
+    from goku.contract.retention import Retention
     from goku_platform.cli.consent import ask
     from goku_platform.cli.deadline import limit
     from goku_platform.cli.output import emit_json
-    from goku_platform.runs.checkpoints.prune import Rule, plan, prune
+    from goku_platform.runs.checkpoints.prune import plan, prune
 
-    rule = Rule(keep_last=keep_last, keep_every=keep_every)
+    rule = Retention(last=keep_last, every=keep_every, best=keep_best)
     with limit(timeout, "ckpt prune"):
         found, _, client = options.choose(run, profile, store, timeout)
         fates = plan(found, client, rule)

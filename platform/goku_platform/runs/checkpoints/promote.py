@@ -17,7 +17,7 @@ from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
 from goku_platform.errors import RunError
 from goku_platform.runs.checkpoints.look import complete
-from goku_platform.runs.checkpoints.watched import Tell, Watched
+from goku_platform.runs.checkpoints.watched import Tell
 from goku_platform.runs.existing import look, refuse_alive
 
 
@@ -56,7 +56,7 @@ def promote(run: RunDir, client: Client, step: int, tell: Tell = lambda _: None)
     began meanwhile.
     """
     planned = plan(run, client, step)
-    for problem in verify(Watched(run.checkpoint(step), tell), complete(run, step)):
+    for problem in verify(run.checkpoint(step), complete(run, step), progress=tell):
         raise CorruptCheckpoint(f"step {step}: {problem}. Promote another step.")
     record = _record(run, step)
     promoted.write(run.store, record)

@@ -1,33 +1,25 @@
 """Prune: which checkpoints a rule keeps, and the removal of the others.
 
-Whatever the rule, these stay: the latest, the target of LATEST, and the one that a running attempt
-began at. Without a latest one nothing that was committed goes. What half a save left behind goes
-only where no attempt lives, for it may be the save that is being made.
+Whatever the rule, these stay: the latest, the target of LATEST, the one that a running attempt
+began at, those that are pinned, and the only verified one. Without a latest one nothing that was
+committed goes. What half a save left behind goes only where no attempt lives: it may be the save
+that is being made.
 """
 
 import json
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
 from goku.contract.attempts import Attempt, Ledger
-from goku.contract.manifest import NAME
+from goku.contract.retention import Retention
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
-from goku_platform.runs.checkpoints.look import Checkpoint, listing
+from goku_platform.runs.checkpoints.look import listing
 from goku_platform.runs.existing import Existing, look, pulse_of
 
 _SILENT_SECONDS = 900.0  # an attempt that shows no pulse for so long writes nothing any more
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What to keep of the complete checkpoints."""
-
-    keep_last: int
-    keep_every: int | None = None  # steps that are multiples of it
 
 
 class Fate(BaseModel):
@@ -41,47 +33,36 @@ class Fate(BaseModel):
     nbytes: int | None = None  # of a manifest that can be read
 
 
-def plan(run: RunDir, client: Client, rule: Rule) -> tuple[Fate, ...]:
+def plan(run: RunDir, client: Client, rule: Retention) -> tuple[Fate, ...]:
     """The fate of every checkpoint folder, oldest first. Changes nothing."""
-    found, needed = look(run, client), _needed(run)
-    checkpoints = listing(run)
-    counting = [one.step for one in checkpoints if one.complete and not one.set_aside]
-    kept = {
-        **({step: f"every {rule.keep_every}" for step in counting if step % rule.keep_every == 0}
-           if rule.keep_every else {}),
-        **dict.fromkeys(counting[-rule.keep_last :], f"one of the last {rule.keep_last}"),
-        **needed,
-    }  # fmt: skip
-    silent = not _alive(run, found)
-    return tuple(_fate(one, kept, silent=silent, latest=bool(counting)) for one in checkpoints)
+    alive, needed = _alive(run, look(run, client)), _needed(run)
+    doomed, latest, fates = run.doomed(rule, in_use=needed), run.latest(), []
+    for one in listing(run):
+        if one.step in needed:
+            keep, why = True, needed[one.step]
+        elif not one.complete:
+            keep, why = alive, "incomplete, and the run is alive" if alive else "incomplete"
+        elif one.set_aside:
+            keep, why = latest is None, "set aside"
+        else:
+            keep = one.step not in doomed
+            why = "kept by the rule" if keep else "not kept by the rule"
+        fates.append(Fate(step=one.step, keep=keep, why=why, nbytes=one.nbytes))
+    return tuple(fates)
 
 
-def prune(run: RunDir, client: Client, rule: Rule, agreed: Collection[int]) -> tuple[int, ...]:
+def prune(run: RunDir, client: Client, rule: Retention, agreed: Collection[int]) -> tuple[int, ...]:
     """Remove the steps of `agreed` that the rule still gives up now. Returns them."""
     doomed = [fate.step for fate in plan(run, client, rule) if not fate.keep]
     gone = tuple(step for step in doomed if step in agreed)
     for step in gone:
-        folder = run.checkpoint(step)
-        folder.delete(NAME)  # first, so that what is left of a crash is no lie
-        folder.delete("")
+        run.remove(step)
     return gone
-
-
-def _fate(one: Checkpoint, kept: dict[int, str], *, silent: bool, latest: bool) -> Fate:
-    if one.step in kept:
-        keep, why = True, kept[one.step]
-    elif not one.complete:
-        keep, why = not silent, "incomplete" if silent else "incomplete, and the run is alive"
-    elif not latest:
-        keep, why = True, "set aside, and there is no other"
-    else:
-        keep, why = False, "set aside" if one.set_aside else "not kept by the rule"
-    return Fate(step=one.step, keep=keep, why=why, nbytes=one.nbytes)
 
 
 def _needed(run: RunDir) -> dict[int, str]:
     """Steps that no rule may touch, each with the reason."""
-    needed = {}
+    needed = {step: f"pinned by {', '.join(who)}" for step, who in run.pins().items()}
     if (pointed := _pointed(run)) is not None:
         needed[pointed] = "LATEST points at it"
     if (begun := _begun_at(run, Ledger(run).last())) is not None:

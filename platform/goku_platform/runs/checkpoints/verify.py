@@ -1,11 +1,16 @@
-"""Verify: whether every byte of a checkpoint is what was written. Streams; nothing is kept."""
+"""Verify: whether every byte of a checkpoint is what was written. Streams.
+
+A checkpoint without a fault is noted as verified: retention then spares the last such one.
+"""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from goku.contract.manifest import NAME, verify
 from goku.contract.rundir import RunDir
+from goku.contract.store import StoreError
 from goku_platform.runs.checkpoints.look import Checkpoint, look, nothing
-from goku_platform.runs.checkpoints.watched import Tell, Watched
+from goku_platform.runs.checkpoints.watched import Tell
 
 
 def chosen(run: RunDir, *, step: int | None = None, every: bool = False) -> tuple[Checkpoint, ...]:
@@ -32,6 +37,9 @@ def verified(
 def _read(run: RunDir, checkpoint: Checkpoint, tell: Tell) -> Checkpoint:
     if checkpoint.nbytes is None:  # no manifest says what there should be
         return checkpoint
-    folder = Watched(run.checkpoint(checkpoint.step), tell)
-    problems = tuple(verify(folder, run.manifest(checkpoint.step)))
+    manifest = run.manifest(checkpoint.step)
+    problems = tuple(verify(run.checkpoint(manifest.step), manifest, progress=tell))
+    if not problems:
+        with suppress(StoreError, OSError):  # whoever may only read may still verify
+            run.note_verified(manifest)
     return checkpoint.model_copy(update={"problems": problems})
