@@ -34,7 +34,7 @@ from goku.model import build
 from goku.nn.layout import Layout
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import Mesh, connect
-from goku.parallel.zero import ZeroEngine
+from goku.parallel.zero import ZeroEngine, _cut_together
 from goku.trainer.ema import Ema
 
 SMALL = {"layers": 8, "width": 768, "heads": 12}  # about 1.7 GB of state, for machines without GPU
@@ -50,7 +50,10 @@ class Bench:
     def __init__(self, size: str, tokens: int) -> None:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost")
         os.environ.setdefault("MASTER_PORT", "29517")
-        config = ParallelConfig(processes_per_node=1, zero_stage=2, precision="bf16")
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+        config = ParallelConfig.build(
+            {"processes_per_node": 1, "zero_stage": 2, "precision": precision}
+        )
         self.mesh: Mesh = connect(config)
         shape = ModelConfig.model_validate(SMALL if size == "small" else SIZES[size])
         model = build(shape, seed=0, device="meta").to_empty(device=self.mesh.device)
@@ -118,9 +121,13 @@ class Contender(Protocol):
         """Called before the optimizer writes; the seconds that training waited."""
         ...
 
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether the save has ended; the training thread asks after every step."""
+        ...
 
-    def wait(self) -> None: ...
+    def wait(self) -> float:
+        """Return when the save has ended; the seconds it took from its start."""
+        ...
 
     def load(self) -> None: ...
 
@@ -129,7 +136,7 @@ class Ours:
     """Saver.start, beside training."""
 
     def __init__(self, bench: Bench, uri: str) -> None:
-        self._bench, self._run, self._steps = bench, RunDir(uri), 0
+        self._bench, self._run, self._steps, self._took = bench, RunDir(uri), 0, 0.0
         self._saver = Saver(
             self._run,
             bench.mesh,
@@ -152,10 +159,14 @@ class Ours:
         return self._saver.release()
 
     def done(self) -> bool:
-        return self._saver.poll() is not None
+        saved = self._saver.poll()
+        if saved is not None:
+            self._took = saved.persist_seconds
+        return saved is not None
 
-    def wait(self) -> None:
-        self._saver.wait()
+    def wait(self) -> float:
+        saved = self._saver.wait()
+        return self._took if saved is None else saved.persist_seconds
 
     def load(self) -> None:
         manifest = self._run.latest()
@@ -169,27 +180,33 @@ class Dcp:
 
     def __init__(self, bench: Bench, uri: str) -> None:
         self._bench, self._uri = bench, uri
-        self._future: Future[Any] | None = None
+        self._future: Future[Any] = Future()
+        self._began = self._ended = 0.0
 
     def start(self) -> float:
         from torch.distributed.checkpoint import async_save
         from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
-        began = time.monotonic()
+        self._began = time.monotonic()
         writer = FsspecWriter(self._uri, thread_count=_LANES)
-        self._future = async_save(self._bench.tensors(), storage_writer=writer)  # type: ignore[assignment]  # a Future unless staged
-        return time.monotonic() - began
+        future = async_save(self._bench.tensors(), storage_writer=writer)
+        assert isinstance(future, Future)
+        future.add_done_callback(self._note)
+        self._future = future
+        return time.monotonic() - self._began
+
+    def _note(self, _: object) -> None:
+        self._ended = time.monotonic()
 
     def before_update(self) -> float:
         return 0.0
 
     def done(self) -> bool:
-        assert self._future is not None
         return self._future.done()
 
-    def wait(self) -> None:
-        assert self._future is not None
+    def wait(self) -> float:
         self._future.result()
+        return self._ended - self._began
 
     def load(self) -> None:
         from torch.distributed.checkpoint import load
@@ -202,14 +219,15 @@ class DeepSpeed:
     """DeepSpeed's save_checkpoint; the average travels as client state. Folders only."""
 
     def __init__(self, bench: Bench, uri: str) -> None:
-        self._bench, self._folder = bench, uri
+        self._bench, self._folder, self._took = bench, uri, 0.0
         self._deepspeed = bench.engine._deepspeed
 
     def start(self) -> float:
         began = time.monotonic()
         average = {"ema": self._bench.ema.values}
         self._deepspeed.save_checkpoint(self._folder, tag="bench", client_state=average)
-        return time.monotonic() - began
+        self._took = time.monotonic() - began
+        return self._took
 
     def before_update(self) -> float:
         return 0.0
@@ -217,13 +235,16 @@ class DeepSpeed:
     def done(self) -> bool:
         return True
 
-    def wait(self) -> None:
-        pass
+    def wait(self) -> float:
+        return self._took
 
     def load(self) -> None:
         _, client = self._deepspeed.load_checkpoint(self._folder, tag="bench")
         for name, value in client["ema"].items():
             self._bench.ema.values[name].copy_(value)
+        # it has put new tensors in the place of those that the engine's fragments are views of
+        named = dict(self._deepspeed.module.named_parameters())
+        self._bench.engine._pieces = list(_cut_together(named, self._bench.engine._adam))
 
 
 CONTENDERS: dict[str, Callable[[Bench, str], Contender]] = {
@@ -239,21 +260,14 @@ def measure(bench: Bench, contender: Contender, uri: str) -> dict[str, float]:
         bench.step()
     step = statistics.median(bench.step() for _ in range(_MEASURED))
     _forget_peak()
-    before, began = _memory("VmRSS"), time.monotonic()
-    waits, steps = [contender.start()], []
-    while True:
+    before = _memory("VmRSS")
+    waits, steps = [contender.start()], list[float]()
+    while not _timed(contender.done, waits):
         steps.append(bench.step(lambda: waits.append(contender.before_update())))
-        asked = time.monotonic()
-        done = contender.done()
-        waits.append(time.monotonic() - asked)
-        if done:
-            break
-    durable, peak = time.monotonic() - began, _memory("VmHWM")
+    durable, peak = contender.wait(), _memory("VmHWM")
     _remove(uri)
-    began = time.monotonic()
     contender.start()
-    contender.wait()
-    alone = time.monotonic() - began
+    alone = contender.wait()
     saved = bench.fingerprint()
     bench.forget()
     bench.sync()
@@ -267,13 +281,20 @@ def measure(bench: Bench, contender: Contender, uri: str) -> dict[str, float]:
         "step_seconds": step,
         "stall_seconds": sum(waits),
         "steps_meanwhile": len(steps),
-        "step_seconds_meanwhile": statistics.mean(steps),
+        "step_seconds_meanwhile": statistics.mean(steps or [step]),
         "durable_seconds": durable,
         "durable_alone_seconds": alone,
         "load_seconds": load,
         "memory_before_bytes": before,
         "memory_peak_bytes": peak,
     }
+
+
+def _timed(done: Callable[[], bool], waits: list[float]) -> bool:
+    began = time.monotonic()
+    answer = done()
+    waits.append(time.monotonic() - began)
+    return answer
 
 
 def raw(uri: str, nbytes: int) -> dict[str, float]:
