@@ -1,6 +1,6 @@
 """What a checkpoint costs: ours, torch.distributed.checkpoint's and DeepSpeed's, in one run.
 
-    python -m tests.gpu.checkpoints /dev/shm/bench --size 2b --tokens 8192     on a GPU
+    python -m tests.gpu.checkpoints /dev/shm/bench --size 2b --tokens 16384    on a GPU
     python -m tests.gpu.checkpoints s3://bucket/bench --only ours,raw          1.7 GB, on the CPU
 
 Each contender has the same state in a process of its own, one after the other. `raw` moves as many
@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 _GIB = 1 << 30
-_NAMES = ("ours", "dcp", "deepspeed", "raw")
+_NAMES = ("ours", "raw", "dcp", "deepspeed")
 
 
 def contender(name: str, uri: str, size: str, tokens: int) -> dict[str, Any]:
