@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from goku.contract import promoted
 from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
+from goku.contract.promoted import Promoted
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Sighting
 from goku_platform.cluster.fake import FakeClient
@@ -42,6 +44,16 @@ def test_checkpoints_go_and_the_run_stays(run: RunDir) -> None:
     assert run.steps() == []
     assert run.exists()
     assert len(Ledger(run).all()) == 1
+
+
+def test_what_was_said_of_the_checkpoints_goes_with_them(run: RunDir) -> None:
+    run.pin(20, "stage3")
+    promoted.write(run.store, Promoted(step=20, attempt=1, at=0.0))
+    names = {going.name for going in doomed(run, FakeClient(), Part.CHECKPOINTS)}
+    assert names == {"checkpoints", "pins", "promoted"}
+    delete(run, FakeClient(), Part.CHECKPOINTS)
+    assert run.pins() == {}
+    assert promoted.read(run.store) is None
 
 
 def test_all_leaves_nothing(run: RunDir, store: str) -> None:

@@ -16,7 +16,7 @@ from goku_platform.cluster.client import Client
 from goku_platform.runs.at_once import at_once
 from goku_platform.runs.existing import look, refuse_alive
 
-_CHECKPOINTS, _LATEST, _RUN = "checkpoints", "LATEST", "run.json"
+_CHECKPOINTS, _PINS, _LATEST, _RUN = "checkpoints", "pins", "LATEST", "run.json"
 
 
 class Part(StrEnum):
@@ -62,6 +62,7 @@ def delete(run: RunDir, client: Client, part: Part) -> None:
         run.checkpoint(step).delete(NAME)
     run.store.delete(_LATEST)
     run.store.delete(promoted.NAME)
+    run.store.delete(_PINS)
     run.store.delete(_CHECKPOINTS)
     if part is Part.ALL:
         _delete_all(run)
@@ -77,4 +78,4 @@ def _delete_all(run: RunDir) -> None:
 
 
 def _is_state(name: str) -> bool:
-    return name in (_LATEST, promoted.NAME) or name.startswith(f"{_CHECKPOINTS}/")
+    return name in (_LATEST, promoted.NAME) or name.startswith((f"{_CHECKPOINTS}/", f"{_PINS}/"))
