@@ -1,6 +1,6 @@
 """A small model for tests of engines and checkpoints, and how to train it."""
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +69,27 @@ def loss_of(module: nn.Module, step: int, micro: int, rank: int) -> Tensor:
     return loss
 
 
+class Way(NamedTuple):
+    """How state is cut: an engine, its stage, and how many replicas of the weights there are."""
+
+    engine: str = "deepspeed"
+    zero_stage: int = 2
+    replicas: int = 1
+
+
 def engine_of(
-    world: int, stage: Any, precision: Any = "fp32", *, seed: int = 0, kind: type[Net] = Net
+    world: int,
+    way: Way | int,
+    precision: str = "fp32",
+    *,
+    seed: int = 0,
+    kind: type[Net] = Net,
 ) -> Engine:
-    """The model under ZeRO, on all ranks."""
-    config = ParallelConfig(processes_per_node=world, zero_stage=stage, precision=precision)
+    """The model under an engine, on all ranks; a number is a stage of DeepSpeed's."""
+    way = Way(zero_stage=way) if isinstance(way, int) else way
+    config = ParallelConfig.build(
+        {"processes_per_node": world, "precision": precision, **way._asdict()}
+    )
     model = net(seed=seed, kind=kind)
     return parallelize(model, config, TRAINING, connect(config), MICRO_BATCHES)
 

@@ -1,4 +1,4 @@
-"""How the work is spread: nodes, processes, ZeRO stage, sequence parallelism, precision."""
+"""How the work is spread: nodes, processes, engine, sequence parallelism, precision."""
 
 from typing import Literal, Self
 
@@ -14,8 +14,12 @@ class ParallelConfig(Section):
     nodes: int = Field(1, gt=0)
     processes_per_node: int = Field(8, gt=0)  # one per GPU
     sequence: int = Field(1, gt=0)  # Ulysses degree; use the least that fits
-    zero_stage: Literal[1, 2, 3] = 2  # 0 is left out: with bf16 its first update is wrong
+    engine: Literal["deepspeed", "fsdp2"] = "deepspeed"  # what shards state and reduces gradients
+    # 0 is left out: with bf16 its first update is wrong. fsdp2 has no 1: it always cuts gradients
+    zero_stage: Literal[1, 2, 3] = 2
+    replicas: int = Field(1, gt=0)  # of the weights, under fsdp2 (HSDP); one for each node, say
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward; master weights are always fp32
+    gradients: Literal["bf16", "fp32"] = "bf16"  # as ranks add them up; micro-batches add in fp32
     # the kernel of self- and cross-attention; auto measures those that run at the run's own lengths
     attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
     # of each block; auto: on a GPU, ZeRO 1 and 2. Off until a training run has been seen with it
@@ -42,5 +46,27 @@ class ParallelConfig(Section):
                 f"it must divide the world size {self.world_size} "
                 f"({self.nodes} nodes x {self.processes_per_node} processes)",
                 "Change parallel.sequence, parallel.nodes or parallel.processes_per_node.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> Self:
+        if self.engine == "fsdp2" and self.zero_stage == 1:
+            raise ConfigError(
+                "parallel.zero_stage=1",
+                "fsdp2 always cuts gradients up",
+                "Set parallel.zero_stage=2, or 3 to keep weights cut between blocks.",
+            )
+        if self.engine == "deepspeed" and self.replicas > 1:
+            raise ConfigError(
+                f"parallel.replicas={self.replicas}",
+                "deepspeed cuts weights over all processes",
+                "Set parallel.engine=fsdp2, or parallel.replicas=1.",
+            )
+        if self.world_size % self.replicas:
+            raise ConfigError(
+                f"parallel.replicas={self.replicas}",
+                f"it must divide the world size {self.world_size}",
+                "Use one for each node: parallel.replicas equal to parallel.nodes.",
             )
         return self

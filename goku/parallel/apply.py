@@ -5,6 +5,7 @@ from torch import nn
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
 from goku.parallel.engine import Engine
+from goku.parallel.fsdp import FsdpEngine
 from goku.parallel.mesh import Mesh
 from goku.parallel.sequence import share_tokens
 from goku.parallel.tune import Typical, finish_blocks, take_kernels
@@ -34,5 +35,6 @@ def parallelize(
     # 3. Recomputation around a block's whole forward, and compilation around both.
     if typical is not None:
         finish_blocks(model, config, typical, mesh)
-    # 4. ZeRO last: it casts and cuts the weights, and its hooks must see the final modules.
-    return ZeroEngine(model, config, training, mesh, micro_batches)
+    # 4. The engine last: it casts and cuts the weights, and its hooks must see the final modules.
+    engine = FsdpEngine if config.engine == "fsdp2" else ZeroEngine
+    return engine(model, config, training, mesh, micro_batches)

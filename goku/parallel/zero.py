@@ -129,7 +129,8 @@ def _adamw(model: nn.Module, training: TrainingConfig, *, fused: bool) -> torch.
 def _settings(
     config: ParallelConfig, training: TrainingConfig, micro_batches: int
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration. Gradients are reduced and added up in fp32 at any precision."""
+    """DeepSpeed's configuration. Micro-batches are added up in fp32 at any precision."""
+    reduced = config.gradients if config.precision == "bf16" else "fp32"
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
@@ -140,7 +141,7 @@ def _settings(
         },
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
+        "communication_data_type": reduced,
     }
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO stages against one process with PyTorch's AdamW, and the fragments they give."""
+"""Each engine against one process with PyTorch's AdamW, and the fragments it gives."""
 
 import math
 from typing import Any
@@ -9,12 +9,14 @@ import torch.distributed as dist
 from torch import nn
 
 from goku.parallel.engine import Engine
-from tests.net import MICRO_BATCHES, TRAINING, engine_of, inputs, loss_of, net, train_step
+from tests.net import MICRO_BATCHES, TRAINING, Way, engine_of, inputs, loss_of, net, train_step
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
 RATES = (1e-3, 3e-3, 2e-3)
+ZERO = [Way(zero_stage=stage) for stage in (1, 2, 3)]
+FSDP = [Way("fsdp2", 2), Way("fsdp2", 3)]
 
 
 def reference(world: int) -> list[tuple[float, float]]:
@@ -39,8 +41,8 @@ def reference(world: int) -> list[tuple[float, float]]:
     return found
 
 
-def train(stage: int, precision: str, world: int) -> dict[str, Any]:
-    engine, rank = engine_of(world, stage, precision), dist.get_rank()
+def train(way: Way, precision: str, world: int) -> dict[str, Any]:
+    engine, rank = engine_of(world, way, precision), dist.get_rank()
     before = {f.name: f.master.clone() for f in engine.fragments()}
     history = [train_step(engine, 0, RATES[0], rank)]
     moved = [(f.master - before[f.name]).abs().max().item() for f in engine.fragments()]
@@ -115,12 +117,16 @@ def assert_tiled(fragments: list[list[tuple[str, tuple[int, ...], int, int]]]) -
         assert end == math.prod(shapes[name])
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_fp32_equals_one_process_with_adamw(stage: int) -> None:
-    ranks = run_ranks(train, 2, stage, "fp32", 2)
-    expected = reference(2)
+@pytest.mark.parametrize(
+    ("way", "world"),
+    [*((way, 2) for way in ZERO + FSDP), (FSDP[0], 1), (FSDP[1], 4), (Way("fsdp2", 2, 2), 4)],
+    ids=str,
+)
+def test_fp32_equals_one_process_with_adamw(way: Way, world: int) -> None:
+    ranks = run_ranks(train, world, way, "fp32", world)
+    expected = reference(world)
     for step, (loss, norm) in enumerate(expected):
-        mean = sum(rank["history"][step][0] for rank in ranks) / 2
+        mean = sum(rank["history"][step][0] for rank in ranks) / world
         assert mean == pytest.approx(loss, rel=1e-5)
         for rank in ranks:
             assert rank["history"][step][1] == pytest.approx(norm, rel=1e-5)
@@ -131,9 +137,9 @@ def test_fp32_equals_one_process_with_adamw(stage: int) -> None:
         assert all(rank["nonfinite"].values()), rank["nonfinite"]
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_makes_the_right_first_update(stage: int) -> None:
-    ranks = run_ranks(train, 3, stage, "bf16", 3)
+@pytest.mark.parametrize("way", [*ZERO, *FSDP, Way("fsdp2", 3, replicas=3)], ids=str)
+def test_bf16_makes_the_right_first_update(way: Way) -> None:
+    ranks = run_ranks(train, 3, way, "bf16", 3)
     expected = reference(3)
     for step, (loss, _) in enumerate(expected):
         mean = sum(rank["history"][step][0] for rank in ranks) / 3
