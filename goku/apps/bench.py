@@ -1,49 +1,85 @@
-"""`python -m goku.apps.bench`: the transformer's speed on this GPU as a ratio to its own kernels.
+"""`python -m goku.apps.bench`: the transformer's speed on GPUs as a ratio to its own kernels.
 
-Prints one line for each pack and writes everything to `--json`. Needs a GPU and no run.
+Alone it measures forward and backward of packs on one GPU. With `--train` it measures whole steps
+of an engine, once for each group of settings, on the GPUs that torchrun's environment names:
+`torchrun --nproc-per-node 2 -m goku.apps.bench video-20480 --train engine=fsdp2,zero_stage=2`.
+Prints one line for each result and writes everything to `--json`. Needs no run.
 """
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from goku.config.model import ModelConfig
+from goku.config.overrides import parse
 from goku.config.presets import SIZES
 from goku.contract import env
 
+if TYPE_CHECKING:
+    from goku.bench.measure import Result
+    from goku.bench.training import Trained
+
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure the packs asked for. Returns 1 where there is no GPU."""
+    """Measure what is asked for. Returns 1 where there is no GPU."""
     asked = _parse(arguments)
     import torch
-
-    from goku.bench import measure
-    from goku.bench.shapes import PACKS
 
     if not torch.cuda.is_available():
         print("goku: error: bench measures a GPU, and there is none here", file=sys.stderr)
         return 1
-    model, results = ModelConfig.build(SIZES[asked.size]), []
-    for name in asked.packs or PACKS:
-        parallel = PACKS[name].parallel(asked.attention, asked.compile)
-        result = measure.measure(model, PACKS[name], parallel, rounds=asked.rounds)
-        results.append(result.as_dict())
-        print(
-            f"{name}: step {result.step_ms:.1f} ms, limit {result.limit_ms:.1f} ms, "
-            f"ratio {result.ratio:.3f} (target {result.target}), {result.tflops:.0f} of "
-            f"{result.limit_tflops:.0f} TFLOP/s, {result.tokens_per_second:,.0f} tokens/s, "
-            f"{result.peak_bytes / 2**30:.1f} GiB (expected {result.predicted_bytes / 2**30:.1f}), "
-            f"{result.megahertz:.0f} MHz, {result.watts:.0f} W, {result.graphs} graphs"
-            + (f", WAITS: {result.syncs}" if result.syncs else ""),
-            flush=True,
-        )
-        if asked.json:
-            head = {"formula": measure.FORMULA, "size": asked.size, **measure.versions()}
-            head["commit"] = os.environ.get(env.CODE_VERSION, "unknown")
-            asked.json.write_text(json.dumps({**head, "results": results}, indent=1))
+    results = []
+    for result in _trained(asked) if asked.train else _alone(asked):
+        if os.environ.get("RANK", "0") == "0":
+            print(result, flush=True)
+            results.append(result.as_dict())
+            if asked.json:
+                asked.json.write_text(json.dumps({**_head(asked), "results": results}, indent=1))
     return 0
+
+
+def _alone(asked: argparse.Namespace) -> "Iterator[Result]":
+    from goku.bench.measure import measure
+    from goku.bench.shapes import PACKS
+
+    model = ModelConfig.build(SIZES[asked.size])
+    for name in asked.packs or PACKS:
+        parallel = PACKS[name].parallel(attention=asked.attention, compile=asked.compile)
+        yield measure(model, PACKS[name], parallel, rounds=asked.rounds)
+
+
+def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
+    """Every group of settings for each pack, on all ranks."""
+    from goku.bench.shapes import PACKS
+    from goku.bench.training import measure
+    from goku.parallel.mesh import connect
+
+    for name, value in {**_ALONE, "MASTER_PORT": "29500"}.items():
+        os.environ.setdefault(name, value)
+    model = ModelConfig.build(SIZES[asked.size])
+    shared = {
+        "processes_per_node": int(os.environ["WORLD_SIZE"]),
+        "attention": asked.attention,
+        "compile": asked.compile,
+    }
+    for name in asked.packs:
+        for case in asked.train:
+            settings = parse(f"parallel.{setting}" for setting in case.split(","))
+            parallel = PACKS[name].parallel(**{**shared, **settings["parallel"]})
+            yield measure(model, PACKS[name], parallel, connect(parallel), rounds=asked.rounds)
+
+
+def _head(asked: argparse.Namespace) -> dict[str, Any]:
+    from goku.bench.measure import FORMULA, versions
+
+    commit = os.environ.get(env.CODE_VERSION, "unknown")
+    return {"formula": FORMULA, "size": asked.size, **versions(), "commit": commit}
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -54,6 +90,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument(
+        "--train",
+        action="append",
+        metavar="NAME=VALUE,...",
+        help="whole steps with these settings of goku/config/parallel.py; may be given again",
+    )
     return parser.parse_args(arguments)
 
 

@@ -28,21 +28,36 @@ class Kernel(NamedTuple):
 class Limit:
     """The kernels of a step on one pack, on random data."""
 
-    def __init__(self, model: ModelConfig, pack: Pack, attend: Attend, attend_text: Attend) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        pack: Pack,
+        attend: Attend,
+        attend_text: Attend,
+        *,
+        sequence: int = 1,
+    ) -> None:
+        """What one of `sequence` ranks that share the pack has to compute."""
         self._layers = model.layers
-        device = torch.device("cuda")
-        width, hidden, tokens = model.width, model.mlp_ratio * model.width, pack.tokens
-        text = sum(pack.text_lengths)
+        device = torch.device("cuda", torch.cuda.current_device())
+        width, hidden = model.width, model.mlp_ratio * model.width
+        tokens, text = pack.tokens // sequence, sum(pack.text_lengths)
+        held = tuple(length // sequence for length in pack.lengths)
         self._kernels = [
             *_products("q k v o, cross q o", 6, tokens, width, width),
             *_products("mlp up", 1, tokens, width, hidden),
             *_products("mlp down", 1, tokens, hidden, width),
             *_products("cross k v", 2, text, model.text_width, width, inputs=False),
-            _attention("attention", attend, _shape(model, pack.lengths, pack.lengths), device),
+            _attention(
+                "attention",
+                attend,
+                _shape(model, model.heads // sequence, pack.lengths, pack.lengths),
+                device,
+            ),
             _attention(
                 "cross-attention",
                 attend_text,
-                _shape(model, pack.lengths, pack.text_lengths),
+                _shape(model, model.heads, held, pack.text_lengths),
                 device,
             ),
         ]
@@ -65,8 +80,8 @@ class Limit:
         }
 
 
-def _shape(model: ModelConfig, q: tuple[int, ...], k: tuple[int, ...]) -> Shape:
-    return Shape(model.heads, model.head_width, torch.bfloat16, q, k)
+def _shape(model: ModelConfig, heads: int, q: tuple[int, ...], k: tuple[int, ...]) -> Shape:
+    return Shape(heads, model.head_width, torch.bfloat16, q, k)
 
 
 def _products(

@@ -19,6 +19,7 @@ from goku.parallel.compile import graphs
 from goku.parallel.recompute import activation_bytes
 
 FORMULA = "3 forwards; forward: goku/model/flops.py, 2 for each multiply-add of products alone"
+_GIB = 2**30
 _SAMPLE_SECONDS = 0.05
 _WARM = 2
 _SECONDS_IN_A_ROW = 1.0  # of steps before the GPU is waited for
@@ -51,7 +52,18 @@ class Result:
     steps_ms: list[float]
     kernels_ms: dict[str, float]
 
+    def __str__(self) -> str:
+        return (
+            f"{self.pack}: step {self.step_ms:.1f} ms, limit {self.limit_ms:.1f} ms, "
+            f"ratio {self.ratio:.3f} (target {self.target}), {self.tflops:.0f} of "
+            f"{self.limit_tflops:.0f} TFLOP/s, {self.tokens_per_second:,.0f} tokens/s, "
+            f"{self.peak_bytes / _GIB:.1f} GiB (expected {self.predicted_bytes / _GIB:.1f}), "
+            f"{self.megahertz:.0f} MHz, {self.watts:.0f} W, {self.graphs} graphs"
+            + (f", WAITS: {self.syncs}" if self.syncs else "")
+        )
+
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
 

@@ -1,6 +1,6 @@
 """The packs that are measured: fixed, so that numbers of different days can be compared."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from goku.config.parallel import ParallelConfig
 
@@ -23,16 +23,10 @@ class Pack(NamedTuple):
     def text_lengths(self) -> tuple[int, ...]:
         return (TEXT,) * len(self.lengths)
 
-    def parallel(self, attention: str, compile: str) -> ParallelConfig:
-        """The settings of a run on one GPU with this pack."""
-        return ParallelConfig.build(
-            {
-                "processes_per_node": 1,
-                "attention": attention,
-                "compile": compile,
-                "recompute": self.recompute,
-            }
-        )
+    def parallel(self, **settings: Any) -> ParallelConfig:
+        """The settings of a run with this pack: on one GPU and compiled, but for what is given."""
+        defaults = {"processes_per_node": 1, "compile": "auto", "recompute": self.recompute}
+        return ParallelConfig.build({**defaults, **settings})
 
 
 PACKS = {
@@ -44,5 +38,7 @@ PACKS = {
         Pack("images-256", (256,) * 256, recompute="products"),
         Pack("joint-40960", (24_576,) + (1_024,) * 8 + (256,) * 32),
         Pack("video-90112", (90_112,), recompute="attention", target=0.90),
+        Pack("video-20480", (20_480,)),
+        Pack("video-37440", (37_440,), recompute="attention", target=0.88),
     )
 }

@@ -25,7 +25,7 @@ class Step:
 
     def __init__(self, config: ModelConfig, pack: Pack, parallel: ParallelConfig) -> None:
         device = torch.device("cuda", torch.cuda.current_device())
-        self.model = _model(config, device)
+        self.model = model_of(config, device, torch.bfloat16)
         typical = Typical(config, pack.lengths, pack.text_lengths)
         mesh = Mesh(0, 1, 1, 1, None, device)
         take_kernels(self.model, parallel, typical, mesh)
@@ -64,11 +64,12 @@ class Step:
         return float(begin.elapsed_time(end)) / runs
 
 
-def _model(config: ModelConfig, device: torch.device) -> nn.Module:
+def model_of(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Weights of about the right size, drawn on the GPU: seconds instead of minutes."""
     with torch.device("meta"):
-        model: nn.Module = build(config, seed=0, device="meta", dtype=torch.bfloat16)
+        model: nn.Module = build(config, seed=0, device="meta", dtype=dtype)
     model = model.to_empty(device=device)
+    torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             nn.init.ones_(parameter)

@@ -22,8 +22,8 @@ class ParallelConfig(Section):
     gradients: Literal["bf16", "fp32"] = "bf16"  # as ranks add them up; micro-batches add in fp32
     # the kernel of self- and cross-attention; auto measures those that run at the run's own lengths
     attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
-    # of each block; auto: on a GPU, ZeRO 1 and 2. Off until a training run has been seen with it
-    compile: Literal["auto", "on", "off"] = "off"
+    # of each block; auto: on a GPU in bf16, but not under DeepSpeed's stage 3
+    compile: Literal["auto", "on", "off"] = "auto"
     # what the backward computes again: nothing, all but products and attention, all but attention,
     # or the whole block; auto takes the cheapest that fits in memory
     recompute: Literal["auto", "none", "products", "attention", "full"] = "auto"

@@ -65,8 +65,8 @@ def compiles(config: ParallelConfig, *, on_gpu: bool) -> bool:
     """Whether blocks are compiled.
 
     `auto` does so where the fused kernels and an attention operator leave whole blocks in one
-    graph; ZeRO 3, whose hooks gather weights inside of a block, would cut it. Raises ConfigError
-    for "on" without a GPU: compiled plain modulation gave wrong gradients (torch 2.11).
+    graph; DeepSpeed's stage 3, whose hooks gather weights inside of a block, would cut it. Raises
+    ConfigError for "on" without a GPU: compiled plain modulation gave wrong gradients (torch 2.11).
     """
     if config.compile == "on" and not on_gpu:
         raise ConfigError(
@@ -75,7 +75,8 @@ def compiles(config: ParallelConfig, *, on_gpu: bool) -> bool:
             "Set parallel.compile=auto: it compiles where that helps.",
         )
     whole = config.precision == "bf16" and config.attention != "reference"
-    helps = on_gpu and whole and config.zero_stage != 3
+    cut = config.engine == "deepspeed" and config.zero_stage == 3
+    helps = on_gpu and whole and not cut
     return config.compile == "on" or (config.compile == "auto" and helps)
 
 
@@ -152,11 +153,15 @@ def _plan(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh
 
 
 def fixed_bytes(model: nn.Module, config: ParallelConfig) -> int:
-    """Weights, gradients, master weights, both moments and the average, as ZeRO cuts them."""
+    """Weights, gradients, master weights, both moments and the average, as the engine cuts them."""
     weights = sum(parameter.numel() for parameter in model.parameters())
     width, ranks = 2 if config.precision == "bf16" else 4, config.world_size
     sharded = 16 * weights // ranks  # master, two moments, average: fp32
     gradients = 4 * weights
+    if config.engine == "fsdp2":
+        gathered = width * weights if config.zero_stage == 2 else 0
+        cut = (gradients + config.replicas * width * weights) // ranks
+        return sharded + cut + gathered
     if config.zero_stage == 1:
         return sharded + gradients + 2 * width * weights
     if config.zero_stage == 2:

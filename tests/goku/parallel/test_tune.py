@@ -44,12 +44,12 @@ def test_recomputation_is_applied_on_a_cpu_where_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("values", "on_gpu", "expected"),
     [
-        ({}, True, False),
-        ({"compile": "auto"}, True, True),
-        ({"compile": "auto"}, False, False),
-        ({"compile": "auto", "zero_stage": 3}, True, False),
+        ({}, True, True),
+        ({}, False, False),
+        ({"zero_stage": 3}, True, False),
+        ({"zero_stage": 3, "engine": "fsdp2"}, True, True),
         ({"zero_stage": 3, "compile": "on"}, True, True),
-        ({"compile": "auto", "precision": "fp32"}, True, False),
+        ({"precision": "fp32"}, True, False),
         ({"compile": "off"}, True, False),
     ],
 )
@@ -69,3 +69,7 @@ def test_state_is_counted_as_zero_cuts_it() -> None:
     assert fixed_bytes(model, config(zero_stage=1, **two)) == (8 + 4 + 4) * weights
     assert fixed_bytes(model, config(zero_stage=2, **two)) == (8 + 2 + 4) * weights
     assert fixed_bytes(model, config(zero_stage=3, **two)) == (8 + 2 + 1) * weights
+    fsdp = {"engine": "fsdp2", **two}
+    assert fixed_bytes(model, config(zero_stage=2, **fsdp)) == (8 + 2 + 1 + 2) * weights
+    assert fixed_bytes(model, config(zero_stage=3, **fsdp)) == (8 + 2 + 1) * weights
+    assert fixed_bytes(model, config(zero_stage=3, replicas=2, **fsdp)) == (8 + 2 + 2) * weights
