@@ -36,13 +36,15 @@ class Limit:
         attend_text: Attend,
         *,
         sequence: int = 1,
+        context: int = 1,
     ) -> None:
-        """What one of `sequence` ranks that share the pack has to compute."""
+        """What one of `sequence` ranks that share the pack, in `context` runs, has to compute."""
         self._layers = model.layers
         device = torch.device("cuda", torch.cuda.current_device())
         width, hidden = model.width, model.mlp_ratio * model.width
         tokens, text = pack.tokens // sequence, sum(pack.text_lengths)
         held = tuple(length // sequence for length in pack.lengths)
+        met = tuple(length // context for length in pack.lengths)
         self._kernels = [
             *_products("q k v o, cross q o", 6, tokens, width, width),
             *_products("mlp up", 1, tokens, width, hidden),
@@ -51,7 +53,7 @@ class Limit:
             _attention(
                 "attention",
                 attend,
-                _shape(model, model.heads // sequence, pack.lengths, pack.lengths),
+                _shape(model, model.heads * context // sequence, met, pack.lengths),
                 device,
             ),
             _attention(

@@ -81,7 +81,12 @@ class TrainingStep:
         x_NP, target_NP = torch.randn(2, pack.tokens, config.token_width, device=device)
         t_S = torch.rand(len(pack.lengths), device=device)
         self._mine = shard(
-            layout, [x_NP, target_NP], [t_S], rank=mesh.sequence_rank, degree=mesh.sequence
+            layout,
+            [x_NP, target_NP],
+            [t_S],
+            rank=mesh.sequence_rank,
+            degree=mesh.sequence,
+            context=mesh.context,
         )
         text = sum(pack.text_lengths)
         self._text_MY = torch.randn(text, config.text_width, device=device)
@@ -121,7 +126,9 @@ def measure(
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated()
     kernel = getattr(attend, "attend", attend)  # within the exchanges of sequence parallelism
-    limit = Limit(model, pack, kernel, attend_text, sequence=parallel.sequence)
+    limit = Limit(
+        model, pack, kernel, attend_text, sequence=parallel.sequence, context=parallel.context
+    )
     limit.run()
     steps, passes = [], []
     for _ in range(rounds):

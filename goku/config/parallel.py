@@ -13,7 +13,9 @@ class ParallelConfig(Section):
 
     nodes: int = Field(1, gt=0)
     processes_per_node: int = Field(8, gt=0)  # one per GPU
-    sequence: int = Field(1, gt=0)  # Ulysses degree; use the least that fits
+    sequence: int = Field(1, gt=0)  # ranks that share a pack's tokens; use the least that fits
+    # of them, how many hold the same heads and gather each other's keys; the others trade heads
+    context: int = Field(1, gt=0)
     engine: Literal["deepspeed", "fsdp2"] = "deepspeed"  # what shards state and reduces gradients
     # 0 is left out: with bf16 its first update is wrong. fsdp2 has no 1: it always cuts gradients
     zero_stage: Literal[1, 2, 3] = 2
@@ -46,6 +48,16 @@ class ParallelConfig(Section):
                 f"it must divide the world size {self.world_size} "
                 f"({self.nodes} nodes x {self.processes_per_node} processes)",
                 "Change parallel.sequence, parallel.nodes or parallel.processes_per_node.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _context_divides(self) -> Self:
+        if self.sequence % self.context:
+            raise ConfigError(
+                f"parallel.context={self.context}",
+                f"it must divide parallel.sequence={self.sequence}",
+                "Use the least that leaves every rank whole heads; 1 where they divide.",
             )
         return self
 

@@ -5,6 +5,7 @@ Only the assembler (`goku.trainer.build`), the entry points and the planner read
 
 import hashlib
 import json
+import math
 import re
 from enum import StrEnum
 from typing import Any, Self
@@ -124,12 +125,12 @@ class RunConfig(Section):
 
     def _check_heads(self) -> None:
         degree, heads = self.parallel.sequence, self.model.heads
-        if heads % degree:
-            fits = [str(d) for d in range(1, heads + 1) if heads % d == 0]
+        if heads % (degree // self.parallel.context):
+            context = degree // math.gcd(heads, degree)
             raise ConfigError(
                 f"parallel.sequence={degree}",
-                f"Ulysses must divide the {heads} heads",
-                f"Use one of {', '.join(fits)}.",
+                f"{heads} heads do not divide among {degree // self.parallel.context} ranks",
+                f"Set parallel.context={context}, or parallel.sequence to a divisor of {heads}.",
             )
 
     def _check_best(self) -> None:

@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
         q_NAK = rows.rotate(self.query(x_ND), self.query_norm, rotation, heads)
         k_NAK = rows.rotate(self.key(x_ND), self.key_norm, rotation, heads)
         v_NAK = rearrange(self.value(x_ND), "n (a k) -> n a k", a=heads)
-        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, layout.full_spans, layout.full_spans)
+        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, layout.query_spans, layout.full_spans)
         out_ND: Tensor = self.out(o_NAK.flatten(1))
         return out_ND
 

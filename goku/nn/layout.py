@@ -29,6 +29,7 @@ class Layout:
     position_N3: Tensor  # int64 (t, h, w) in patches
     spans: Spans  # of `lengths`
     full_spans: Spans  # of `full_lengths`
+    query_spans: Spans  # of the tokens whose queries meet here in self-attention, for some heads
     text_spans: Spans  # of `text_lengths`
     chunks: Chunks  # of `lengths`
 
@@ -56,6 +57,7 @@ class Layout:
             position_N3=torch.cat(positions),
             spans=spans,
             full_spans=spans,
+            query_spans=spans,
             text_spans=Spans.of(text_lengths, device),
             chunks=Chunks.of(lengths).to(device),
         )
@@ -78,13 +80,16 @@ class Layout:
             position_N3=send(self.position_N3, device),
             spans=self.spans.to(device),
             full_spans=self.full_spans.to(device),
+            query_spans=self.query_spans.to(device),
             text_spans=self.text_spans.to(device),
             chunks=self.chunks.to(device),
         )
 
-    def shard(self, rank: int, degree: int) -> Self:
+    def shard(self, rank: int, degree: int, context: int = 1) -> Self:
         """The slice of tokens that `rank` of `degree` sequence ranks holds; text stays whole.
 
+        In self-attention a rank has the queries of all tokens of its run of neighbours, of which
+        there are `context`.
         Raises ValueError when the tokens do not divide: `padded(degree)` first.
         """
         size, rest = divmod(self.tokens, degree)
@@ -92,12 +97,16 @@ class Layout:
             raise ValueError(f"{self.tokens} tokens do not divide by {degree}: pad the layout")
         here = slice(rank * size, (rank + 1) * size)
         lengths, device = _overlaps(self.lengths, here), self.segment_N.device
+        run = self.tokens // context
+        begin = rank * context // degree * run
+        met = _overlaps(self.lengths, slice(begin, begin + run))
         return replace(
             self,
             lengths=lengths,
             segment_N=self.segment_N[here],
             position_N3=self.position_N3[here],
             spans=Spans.of(lengths, device),
+            query_spans=self.full_spans if context == 1 else Spans.of(met, device),
             chunks=Chunks.of(lengths).to(device),
         )
 
@@ -122,6 +131,7 @@ class Layout:
             text_lengths=text_lengths,
             spans=spans,
             full_spans=spans,
+            query_spans=spans,
             text_spans=Spans.of(text_lengths, device),
             chunks=Chunks.of(lengths).to(device),
             segment_N=torch.cat([self.segment_N, self.segment_N.new_full((pad,), self.segments)]),

@@ -7,7 +7,7 @@ from goku.config.training import TrainingConfig
 from goku.parallel.engine import Engine
 from goku.parallel.fsdp import FsdpEngine
 from goku.parallel.mesh import Mesh
-from goku.parallel.sequence import share_tokens
+from goku.parallel.sequence import partners, share_tokens
 from goku.parallel.tune import Typical, finish_blocks, take_kernels
 from goku.parallel.zero import ZeroEngine
 
@@ -30,8 +30,8 @@ def parallelize(
     if typical is not None:
         take_kernels(model, config, typical, mesh)
     # 2. Sequence parallelism, while the blocks are plain modules whose parts can be replaced.
-    if mesh.sequence_group is not None:
-        share_tokens(model, mesh.sequence_group)
+    if mesh.sequence > 1:
+        share_tokens(model, partners(mesh))
     # 3. Recomputation around a block's whole forward, and compilation around both.
     if typical is not None:
         finish_blocks(model, config, typical, mesh)

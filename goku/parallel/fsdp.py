@@ -71,9 +71,13 @@ class FsdpEngine:
         self._master, self._gradient, *self._moments = torch.zeros(
             4, self._share, device=mesh.device
         )
-        for part, here, own in self._pieces:
-            values = whole[part.name][part.start + here.start : part.start + here.stop]
-            self._master[own].copy_(values)
+        # lists of views, made once: the GPU waits for what the host does after a norm is known
+        self._weights = [part.weight[here] for part, here, _ in self._pieces]
+        self._masters = [self._master[own] for _, _, own in self._pieces]
+        self._sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
+        for (part, here, _), master in zip(self._pieces, self._masters, strict=True):
+            first = part.start + here.start
+            master.copy_(whole[part.name][first : first + len(master)])
         matrices = sum(len(part.weight) for part in self._parts if len(part.shape) >= 2)
         self._adam = self._adamw(training, min(max(matrices - begin, 0), self._share))
 
@@ -111,12 +115,12 @@ class FsdpEngine:
         if not self._pending:
             self._gradient.zero_()
         self._pending += 1
-        for part, here, own in self._pieces:
-            gradient = part.parameter.grad
-            if gradient is not None:
-                assert isinstance(gradient, DTensor)
-                self._gradient[own].add_(gradient.to_local().flatten()[here])
-        self.module.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for part, here, own in self._pieces:
+                gradient = part.parameter.grad
+                if isinstance(gradient, DTensor):
+                    self._gradient[own].add_(gradient.to_local().flatten()[here])
+                part.parameter.grad = None
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:
@@ -152,18 +156,15 @@ class FsdpEngine:
     @torch.no_grad()
     def publish(self, values: Mapping[str, Tensor] | None = None) -> None:
         """Engine.publish."""
-        new = [
-            self._master[piece.own] if values is None else values[piece.part.name]
-            for piece in self._pieces
-        ]
-        old = [piece.part.weight[piece.here] for piece in self._pieces]
-        if self._pieces:
-            torch._foreach_copy_(old, new)
+        new = self._masters
+        if values is not None:
+            new = [values[piece.part.name] for piece in self._pieces]
+        if new:
+            torch._foreach_copy_(self._weights, new)
         if self._replicas.size() > 1:
             self._exchange()
-        for module in self.module.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # drops gathered copies of the old weights
+        for module in self._sharded:
+            module.reshard()  # drops gathered copies of the old weights
 
     def _exchange(self) -> None:
         """Give the ranks that hold the same parts what each of them has written."""

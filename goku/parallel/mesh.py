@@ -31,6 +31,7 @@ class Mesh:
     device: torch.device
     local_rank: int = 0  # among this node's
     group: dist.ProcessGroup | None = None  # of all ranks; None: the one that training uses
+    context: int = 1  # runs of neighbours within a sequence group that hold the same heads
 
     @property
     def data_rank(self) -> int:
@@ -107,6 +108,7 @@ def connect(config: ParallelConfig) -> Mesh:
         sequence_group=_sequence_group(rank, world_size, config.sequence),
         device=device,
         local_rank=int(os.environ["LOCAL_RANK"]),
+        context=config.context,
     )
 
 

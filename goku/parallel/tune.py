@@ -90,8 +90,9 @@ def _shapes(config: ParallelConfig, typical: Typical) -> dict[str, Shape]:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     lengths, text = typical.lengths, typical.text_lengths
     held = tuple(-(-n // config.sequence) for n in lengths)
+    met = tuple(-(-n // config.context) for n in lengths)
     return {
-        "attention": Shape(heads // config.sequence, width, dtype, lengths, lengths),
+        "attention": Shape(heads * config.context // config.sequence, width, dtype, met, lengths),
         "text_attention": Shape(heads, width, dtype, held, text),
     }
 

@@ -45,6 +45,7 @@ class ZeroEngine:
     ) -> None:
         on_gpu = mesh.device.type == "cuda"
         named = dict(model.named_parameters())
+        initial = {name: parameter.detach().flatten() for name, parameter in named.items()}
         self._adam = _adamw(model, training, fused=on_gpu)
         self._deepspeed = _initialize(
             model, self._adam, _settings(config, training, micro_batches), on_gpu=on_gpu
@@ -60,6 +61,10 @@ class ZeroEngine:
             if self._weights_sharded
             else _cut_together(named, self._adam)
         )
+        # DeepSpeed makes masters of weights already rounded to bf16: the first small updates would
+        # be lost, every one of them rounded back to where it came from
+        for fragment, _ in self._pieces:
+            fragment.master.copy_(initial[fragment.name][fragment.start :][: len(fragment.master)])
 
     @property
     def optimizer_steps(self) -> int:

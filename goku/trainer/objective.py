@@ -66,7 +66,15 @@ class Objective:
         tokens = [x_NP, target_NP]
         if batch.reference_NP is not None:
             tokens.append(send(batch.reference_NP, self.mesh.device))
-        mine = shard(layout, tokens, [t_S], rank=self.mesh.sequence_rank, degree=self.mesh.sequence)
+        mesh = self.mesh
+        mine = shard(
+            layout,
+            tokens,
+            [t_S],
+            rank=mesh.sequence_rank,
+            degree=mesh.sequence,
+            context=mesh.context,
+        )
         x_NP, target_NP, *reference = mine.tokens
         text_MY = send(batch.text_MY, self.mesh.device)
         v_NP = model(x_NP, mine.segments[0], text_MY, mine.layout, *reference)

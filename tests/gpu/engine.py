@@ -1,13 +1,14 @@
-"""On a GPU: DeepSpeed's stages around compiled, fused blocks, on packs of differing make-up.
+"""On a GPU: both engines around compiled, fused blocks, on packs of differing make-up.
 
-`python -m tests.gpu.engine` trains a small model for a few steps at each stage. It prints losses
-and gradient norms, which must agree between stages, and fails where a micro-batch waits for the
+`python -m tests.gpu.engine` trains a small model for a few steps in each case. It prints losses
+and gradient norms, which must agree between cases, and fails where a micro-batch waits for the
 GPU. Stacks are printed if it takes longer than two minutes.
 """
 
 import faulthandler
 import os
 import sys
+import time
 
 import torch
 
@@ -31,7 +32,14 @@ PACKS: list[list[Grid]] = [
     [(2, 9, 16), (1, 18, 32), (1, 18, 32)],
 ]
 WARM = len(PACKS)  # steps that compile, and may wait
-CASES = ((1, "none"), (2, "products"), (2, "full"), (3, "none"))
+CASES = (
+    ("fsdp2", 2, "none"),
+    ("fsdp2", 3, "attention"),
+    ("deepspeed", 1, "none"),
+    ("deepspeed", 2, "products"),
+    ("deepspeed", 2, "full"),
+    ("deepspeed", 3, "none"),
+)
 
 
 def step(engine: Engine, index: int, *, strict: bool) -> tuple[float, float]:
@@ -55,19 +63,29 @@ def main() -> int:
     faulthandler.dump_traceback_later(120)
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("MASTER_PORT", "29511")
-    found = []
-    for stage, keep in CASES:
+    found, began = [], time.monotonic()
+    for engine_name, stage, keep in CASES:
         torch._dynamo.reset()
         config = ParallelConfig.build(
-            {"processes_per_node": 1, "zero_stage": stage, "recompute": keep}
+            {
+                "processes_per_node": 1,
+                "engine": engine_name,
+                "zero_stage": stage,
+                "recompute": keep,
+            }
         )
         mesh, before = connect(config), graphs()
         lengths = tuple(t * h * w for t, h, w in PACKS[0])
         typical = Typical(MODEL, lengths, (256,) * len(lengths))
         model = build(MODEL, seed=0, device=mesh.device)
         engine = parallelize(model, config, TrainingConfig(), mesh, 1, typical=typical)
-        history = [step(engine, n, strict=n >= WARM) for n in range(WARM + 2)]
-        print(f"ZeRO {stage}, {keep}: {history}, {graphs() - before} graphs", flush=True)
+        waits = (engine_name, stage) == ("deepspeed", 3)  # by itself, for gathered weights
+        history = [step(engine, n, strict=n >= WARM and not waits) for n in range(WARM + 2)]
+        print(
+            f"{time.monotonic() - began:.0f} s: {engine_name} {stage}, {keep}: {history}, "
+            f"{graphs() - before} graphs",
+            flush=True,
+        )
         found.append(history)
     worst = max(abs(a[0] - b[0]) for run in found for a, b in zip(run, found[0], strict=True))
     print(f"losses differ by {worst:.1e} at most")

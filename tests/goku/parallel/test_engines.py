@@ -151,3 +151,17 @@ def test_bf16_makes_the_right_first_update(way: Way) -> None:
         assert rank["steps"] == len(RATES)
         assert all(rank["publishing"].values()), rank["publishing"]
         assert all(rank["nonfinite"].values()), rank["nonfinite"]
+
+
+def masters(way: Way, world: int) -> dict[str, list[tuple[int, torch.Tensor]]]:
+    fragments = engine_of(world, way, "bf16").fragments()
+    return {f.name: [(f.start, f.master.clone())] for f in fragments}
+
+
+@pytest.mark.parametrize("way", [*ZERO, FSDP[0]], ids=str)
+def test_masters_begin_with_every_bit_of_the_initial_weights(way: Way) -> None:
+    for rank in run_ranks(masters, 2, way, 2):
+        for name, parameter in net().named_parameters():
+            for start, values in rank.get(name, []):
+                expected = parameter.detach().flatten()[start : start + len(values)]
+                assert torch.equal(values, expected), name

@@ -1,10 +1,9 @@
-"""Ulysses over 2 and 4 ranks against one process: outputs, loss and every gradient."""
+"""Shared packs over 2, 4 and 8 ranks against one process: outputs, loss and every gradient."""
 
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from goku.config.model import ModelConfig
@@ -15,11 +14,11 @@ from goku.model.init import build
 from goku.nn.layout import Layout
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import connect
-from goku.parallel.sequence import shard, share_tokens
+from goku.parallel.sequence import partners, shard, share_tokens
 from tests.ranks import run_ranks
 
 CONFIG = ModelConfig(layers=2, width=32, heads=4, text_width=12, latent_channels=4)
-DEGREES = (2, 4)
+SHARINGS = ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4))  # ranks, and runs of neighbours among them
 DTYPES = (torch.float64, torch.float32)
 PACKS = {
     "divides, segments straddle the cuts": ([(1, 3, 3), (3, 2, 5), (1, 1, 1)], [3, 1, 2]),
@@ -60,9 +59,12 @@ def model_of(dtype: torch.dtype) -> nn.Module:
     return model.to(dtype)
 
 
-def run(model: nn.Module, pack: Pack, rank: int, degree: int) -> dict[str, Any]:
+def run(
+    model: nn.Module, pack: Pack, rank: int = 0, degree: int = 1, context: int = 1
+) -> dict[str, Any]:
     """Velocity of this rank's real tokens, loss per sample, gradients of this rank's part."""
-    mine = shard(pack.layout, [pack.x_NP, pack.target_NP], [pack.t_S], rank=rank, degree=degree)
+    tokens = [pack.x_NP, pack.target_NP]
+    mine = shard(pack.layout, tokens, [pack.t_S], rank=rank, degree=degree, context=context)
     x_NP, target_NP = mine.tokens
     model.zero_grad()
     v_NP = model(x_NP, mine.segments[0], pack.text_MY, mine.layout)
@@ -76,32 +78,37 @@ def run(model: nn.Module, pack: Pack, rank: int, degree: int) -> dict[str, Any]:
     }
 
 
-def on_ranks() -> dict[tuple[int, torch.dtype, str], dict[str, Any]]:
+def on_ranks(world: int, sharings: list[tuple[int, int]]) -> dict[Any, dict[str, Any]]:
     results = {}
-    for degree in DEGREES:
-        rank = dist.get_rank()
-        starts = range(0, dist.get_world_size(), degree)
-        groups = [dist.new_group(list(range(s, s + degree))) for s in starts]
+    for degree, context in sharings:
+        config = ParallelConfig(processes_per_node=world, sequence=degree, context=context)
+        mesh = connect(config)
+        groups = partners(mesh)
         for dtype in DTYPES:
             model = model_of(dtype)
-            share_tokens(model, groups[rank // degree])
+            share_tokens(model, groups)
             for name in PACKS:
-                result = run(model, pack_of(name, dtype), rank % degree, degree)
-                results[degree, dtype, name] = result
+                result = run(model, pack_of(name, dtype), mesh.sequence_rank, degree, context)
+                results[degree, context, dtype, name] = result
     return results
 
 
 @pytest.mark.slow
-def test_outputs_losses_and_all_gradients_equal_one_process() -> None:
-    ranks = run_ranks(on_ranks, 4)
+@pytest.mark.parametrize(("world", "sharings"), [(4, SHARINGS), (8, [(8, 2)])])
+def test_outputs_losses_and_all_gradients_equal_one_process(
+    world: int, sharings: list[tuple[int, int]]
+) -> None:
+    ranks = run_ranks(on_ranks, world, world, sharings)
     for dtype, tolerance in zip(DTYPES, (1e-10, 1e-5), strict=True):
         model = model_of(dtype)
         for name in PACKS:
-            expected = run(model, pack_of(name, dtype), 0, 1)
-            for degree in DEGREES:
-                for start in range(0, 4, degree):
-                    group = [ranks[start + i][degree, dtype, name] for i in range(degree)]
-                    assert_equal(group, expected, tolerance)
+            expected = run(model, pack_of(name, dtype))
+            for degree, context in sharings:
+                for start in range(0, world, degree):
+                    group = ranks[start : start + degree]
+                    assert_equal(
+                        [rank[degree, context, dtype, name] for rank in group], expected, tolerance
+                    )
 
 
 def trained(stage: Any) -> float:
@@ -129,7 +136,7 @@ def test_with_zero_the_gradient_is_that_of_the_mean_over_packs(stage: int) -> No
     model = model_of(torch.float32)
     total: dict[str, Tensor] = {}
     for name in list(PACKS)[:2]:
-        for key, gradient in run(model, pack_of(name, torch.float32), 0, 1)["gradients"].items():
+        for key, gradient in run(model, pack_of(name, torch.float32))["gradients"].items():
             total[key] = total.get(key, torch.zeros(())) + gradient / 2
     expected = torch.stack([gradient.norm() for gradient in total.values()]).norm().item()
     assert run_ranks(trained, 4, stage) == pytest.approx([expected] * 4, rel=1e-5)
@@ -156,6 +163,15 @@ def test_shard_pads_tokens_and_segments() -> None:
     for part in whole:
         assert part.segments[0].tolist() == [*pack.t_S.tolist(), 0.0]
         assert part.layout.full_lengths == (30, 9, 1)
+
+
+def test_each_run_of_neighbours_meets_its_own_queries() -> None:
+    pack = pack_of("does not divide", torch.float32)  # 30 + 9 tokens, and one of padding
+    parts = [
+        shard(pack.layout, [pack.x_NP], rank=rank, degree=4, context=2).layout for rank in range(4)
+    ]
+    assert [part.query_spans.lengths for part in parts] == [[20, 0, 0]] * 2 + [[10, 9, 1]] * 2
+    assert [part.full_spans.lengths for part in parts] == [[30, 9, 1]] * 4
 
 
 def test_shard_of_one_rank_is_the_pack_itself() -> None:

@@ -43,8 +43,10 @@ def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
     sequence = run_ranks(losses, 2, tmp_path, "sequence", *settings)[0]
     both = ("parallel.processes_per_node=4", "parallel.sequence=2", "parallel.zero_stage=3")
     four = run_ranks(losses, 4, tmp_path, "both", *both)[0]
+    fsdp = ("parallel.processes_per_node=2", "parallel.engine=fsdp2")
+    other_engine = run_ranks(losses, 2, tmp_path, "fsdp", *fsdp)[0]
     assert len(lone) == 8
-    for other in (data, sequence, four):
+    for other in (data, sequence, four, other_engine):
         assert [row["samples_seen"] for row in other] == [row["samples_seen"] for row in lone]
         assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in lone], 1e-5)
         norms = [row["grad_norm"] for row in other]
