@@ -21,9 +21,8 @@ from goku.contract import env
 
 if TYPE_CHECKING:
     from goku.bench.measure import Result
+    from goku.bench.peer import Compared
     from goku.bench.training import Trained
-
-_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("goku: error: bench measures a GPU, and there is none here", file=sys.stderr)
         return 1
     results = []
-    for result in _trained(asked) if asked.train else _alone(asked):
+    for result in _peer(asked) if asked.peer else _trained(asked) if asked.train else _alone(asked):
         if os.environ.get("RANK", "0") == "0":
             print(result, flush=True)
             results.append(result.as_dict())
@@ -58,10 +57,9 @@ def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
     """Every group of settings for each pack, on all ranks."""
     from goku.bench.shapes import PACKS
     from goku.bench.training import measure
-    from goku.parallel.mesh import connect
+    from goku.parallel.mesh import assume_one_process, connect
 
-    for name, value in {**_ALONE, "MASTER_PORT": "29500"}.items():
-        os.environ.setdefault(name, value)
+    assume_one_process()
     model = ModelConfig.build(SIZES[asked.size])
     shared = {
         "processes_per_node": int(os.environ["WORLD_SIZE"]),
@@ -73,6 +71,12 @@ def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
             settings = parse(f"parallel.{setting}" for setting in case.split(","))
             parallel = PACKS[name].parallel(**{**shared, **settings["parallel"]})
             yield measure(model, PACKS[name], parallel, connect(parallel), rounds=asked.rounds)
+
+
+def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
+    from goku.bench.peer import compare
+
+    yield compare(rounds=asked.rounds, attention=asked.attention, compile=asked.compile)
 
 
 def _head(asked: argparse.Namespace) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--peer", action="store_true", help="against diffusers' Wan transformer")
     parser.add_argument(
         "--train",
         action="append",

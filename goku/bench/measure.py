@@ -11,7 +11,7 @@ import torch
 
 from goku.bench.limit import Limit
 from goku.bench.shapes import Pack
-from goku.bench.step import Step
+from goku.bench.step import Step, milliseconds
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.model.flops import step_flops
@@ -80,11 +80,11 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
     block: Any = step.attention
     limit = Limit(model, pack, block.attention.attend, block.text_attention.attend)
     limit.run()
-    in_a_row = max(1, round(_SECONDS_IN_A_ROW * 1e3 / step.milliseconds(1)))
+    in_a_row = max(1, round(_SECONDS_IN_A_ROW * 1e3 / milliseconds(step.run, 1)))
     steps, passes = [], []
     with _Watch() as watch:
         for _ in range(rounds):
-            steps.append(step.milliseconds(in_a_row))
+            steps.append(milliseconds(step.run, in_a_row))
             passes.append(limit.run())
     step_ms = statistics.median(steps)
     kernels = {name: statistics.median(p[name] for p in passes) for name in passes[0]}

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from goku.config.parallel import ParallelConfig
 
-TEXT = 256  # text tokens of every sample
+TEXT = 256  # text tokens of every sample, where nothing else is said
 
 
 class Pack(NamedTuple):
@@ -14,6 +14,7 @@ class Pack(NamedTuple):
     lengths: tuple[int, ...]
     recompute: str = "none"
     target: float = 0.92  # ratio of the limit to the step
+    text: int = TEXT  # tokens of each sample
 
     @property
     def tokens(self) -> int:
@@ -21,7 +22,7 @@ class Pack(NamedTuple):
 
     @property
     def text_lengths(self) -> tuple[int, ...]:
-        return (TEXT,) * len(self.lengths)
+        return (self.text,) * len(self.lengths)
 
     def parallel(self, **settings: Any) -> ParallelConfig:
         """The settings of a run with this pack: on one GPU and compiled, but for what is given."""

@@ -4,6 +4,7 @@ Weights and gradients are bf16, as ZeRO keeps them for the forward. The optimize
 clipping and data are not inside.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,15 +54,16 @@ class Step:
         torch.autograd.backward(loss)
         return loss.detach()
 
-    def milliseconds(self, runs: int) -> float:
-        """The time of one of several runs in a row, which like micro-batches wait for nothing."""
-        begin, end = _event(), _event()
-        begin.record()
-        for _ in range(runs):
-            self.run()
-        end.record()
-        torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) / runs
+
+def milliseconds(run: Callable[[], object], times: int) -> float:
+    """The time of one of several runs in a row, which like micro-batches wait for nothing."""
+    begin, end = _event(), _event()
+    begin.record()
+    for _ in range(times):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / times
 
 
 def model_of(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:

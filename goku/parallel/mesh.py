@@ -82,6 +82,21 @@ class Mesh:
         dist.destroy_process_group()
 
 
+_ALONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+
+
+def assume_one_process() -> None:
+    """Where no launcher has set the environment, this process is all there is."""
+    for name, value in _ALONE.items():
+        os.environ.setdefault(name, value)
+
+
 def connect(config: ParallelConfig) -> Mesh:
     """Join the process group that torchrun's environment describes, unless already in one.
 
