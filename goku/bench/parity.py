@@ -74,7 +74,7 @@ class _Pack(NamedTuple):
 
 def cases(world: int) -> list[Case]:
     """Every engine alone, and every sharing of tokens that this many ranks allow."""
-    engines = [
+    engines: list[dict[str, Any]] = [
         {"engine": "deepspeed", "zero_stage": 1},
         {"engine": "deepspeed", "zero_stage": 2},
         {"engine": "deepspeed", "zero_stage": 3},
