@@ -16,7 +16,8 @@ class ParallelConfig(Section):
     sequence: int = Field(1, gt=0)  # ranks that share a pack's tokens; use the least that fits
     # of them, how many hold the same heads and gather each other's keys; the others trade heads
     context: int = Field(1, gt=0)
-    engine: Literal["deepspeed", "fsdp2"] = "deepspeed"  # what shards state and reduces gradients
+    # what shards state and reduces gradients; presets of 2b and 8b take fsdp2, the faster one
+    engine: Literal["deepspeed", "fsdp2"] = "deepspeed"
     # 0 is left out: with bf16 its first update is wrong. fsdp2 has no 1: it always cuts gradients
     zero_stage: Literal[1, 2, 3] = 2
     replicas: int = Field(1, gt=0)  # of the weights, under fsdp2 (HSDP); one for each node, say
@@ -67,7 +68,7 @@ class ParallelConfig(Section):
             raise ConfigError(
                 "parallel.zero_stage=1",
                 "fsdp2 always cuts gradients up",
-                "Set parallel.zero_stage=2, or 3 to keep weights cut between blocks.",
+                "Set parallel.zero_stage=2, 3 to cut weights too, or parallel.engine=deepspeed.",
             )
         if self.engine == "deepspeed" and self.replicas > 1:
             raise ConfigError(

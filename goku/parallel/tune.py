@@ -131,26 +131,51 @@ def _asked(config: ParallelConfig) -> Policy | None:
 
 def _plan(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> Plan:
     """The policy asked for or the cheapest that fits, with what it is expected to need."""
-    asked = _asked(config)
-    planned = recompute.plan(
-        typical.model,
-        tokens=-(-sum(typical.lengths) // config.sequence),
-        text_tokens=sum(typical.text_lengths),
-        fixed_bytes=fixed_bytes(model, config),
-        memory_bytes=torch.cuda.get_device_properties(mesh.device).total_memory,
-        policies=LADDER if asked is None else (asked,),
-    )
+    memory = torch.cuda.get_device_properties(mesh.device).total_memory
+    fixed = fixed_bytes(model, config)
+    planned = plan_for(config, typical, fixed_bytes=fixed, memory_bytes=memory)
     if mesh.rank == 0:
         gib = planned.predicted_bytes / 2**30
         print(f"recompute: {planned.policy}; {gib:.1f} GiB expected at the peak", flush=True)
+        least = least_sequence(config, typical, fixed_bytes=fixed, memory_bytes=memory)
         if not planned.fits:
+            enough = f"parallel.sequence={least} is enough" if least else "cut weights as well"
             limit = planned.limit_bytes / 2**30
             print(
-                f"warning: that is more than the {limit:.0f} GiB a plan may use: raise "
-                "parallel.sequence or parallel.zero_stage, or lower data.pack_tokens",
+                f"warning: that is more than the {limit:.0f} GiB a plan may use: {enough}; or "
+                "lower data.pack_tokens",
                 flush=True,
             )
+        elif least is not None and least < config.sequence:
+            print(f"parallel.sequence={least} fits too, and exchanges less", flush=True)
     return planned
+
+
+def plan_for(
+    config: ParallelConfig, typical: Typical, *, fixed_bytes: int, memory_bytes: int
+) -> Plan:
+    """The recomputation of a rank that holds its share of the typical pack."""
+    asked = _asked(config)
+    return recompute.plan(
+        typical.model,
+        tokens=-(-sum(typical.lengths) // config.sequence),
+        text_tokens=sum(typical.text_lengths),
+        fixed_bytes=fixed_bytes,
+        memory_bytes=memory_bytes,
+        policies=LADDER if asked is None else (asked,),
+    )
+
+
+def least_sequence(
+    config: ParallelConfig, typical: Typical, *, fixed_bytes: int, memory_bytes: int
+) -> int | None:
+    """The least number of ranks that can share the typical pack; None if no number can."""
+    world = config.world_size
+    for degree in (d for d in range(1, world + 1) if world % d == 0):
+        shared = config.model_copy(update={"sequence": degree})
+        if plan_for(shared, typical, fixed_bytes=fixed_bytes, memory_bytes=memory_bytes).fits:
+            return degree
+    return None
 
 
 def fixed_bytes(model: nn.Module, config: ParallelConfig) -> int:

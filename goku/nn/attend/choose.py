@@ -65,7 +65,7 @@ def choose(wanted: str, shape: Shape, device: torch.device) -> Choice:
     if wanted == "reference":
         return Choice(wanted, native.reference, {}, {})
     if wanted in ("auto", "sdpa") and not kernels_run:
-        return Choice("sdpa", native.attend, {}, {})
+        return Choice("native", native.attend, {}, {})
     found: dict[str, Attend] = {}
     milliseconds: dict[str, float] = {}
     missing: dict[str, str] = {}
@@ -82,7 +82,9 @@ def choose(wanted: str, shape: Shape, device: torch.device) -> Choice:
 
 
 def load(name: str) -> Attend:
-    """The kernel of that name. Raises ImportError where its package is not installed."""
+    """The kernel of a Choice's name. Raises ImportError where its package is not installed."""
+    if name == "reference":
+        return native.reference
     attend: Attend = importlib.import_module(f"goku.nn.attend.{name}").attend
     return attend
 

@@ -1,5 +1,6 @@
 """cuDNN's attention, which PyTorch offers for dense batches only: neighbouring segments of equal
-lengths go together as one batch, so a pack costs one call for each run of equal segments.
+lengths go together as one batch, so a pack costs one call for each run of equal segments. A query
+with a single key, which padding may be, cuDNN refuses: its result is that key's value.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,19 @@ class _Run(NamedTuple):
     segments: int
     q: slice
     k: slice
+
+    @property
+    def empty(self) -> bool:
+        return 0 in self._tokens
+
+    @property
+    def lone(self) -> bool:
+        """Whether every segment is one query with one key."""
+        return self._tokens == (self.segments, self.segments)
+
+    @property
+    def _tokens(self) -> tuple[int, int]:
+        return self.q.stop - self.q.start, self.k.stop - self.k.start
 
 
 def _runs(segments: Segments) -> Iterator[_Run]:
@@ -43,7 +57,12 @@ def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> tuple[Tensor
     o = torch.zeros_like(q)  # a segment without keys stays so
     lse = q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float32)
     for run in _runs(segments):
-        if run.q.start == run.q.stop or run.k.start == run.k.stop:
+        if run.empty:
+            continue
+        if run.lone:
+            o[run.q] = v[run.k]
+            products = (q[run.q].float() * k[run.k].float()).sum(-1)
+            lse[:, run.q] = products.T * q.shape[-1] ** -0.5
             continue
         parts = (_batched(x, run.segments) for x in (q[run.q], k[run.k], v[run.k]))
         out, sums, *_ = _aten._scaled_dot_product_cudnn_attention(*parts, None, True)
@@ -59,7 +78,10 @@ def backward(
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     unused = torch.empty(0, dtype=torch.int64, device=q.device)  # of dropout, which there is not
     for run in _runs(segments):
-        if run.q.start == run.q.stop or run.k.start == run.k.stop:
+        if run.empty:
+            continue
+        if run.lone:
+            dv[run.k] = do[run.q]  # the weight of the only key is 1, whatever q and k are
             continue
         q_, do_, o_ = (_batched(x[run.q], run.segments) for x in (q, do, o))
         k_, v_ = (_batched(x[run.k], run.segments) for x in (k, v))

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from goku_platform.cli import (
+    bench,
     ckpt,
     delete,
     doctor,
@@ -65,6 +66,7 @@ app.command()(resume.resume)
 app.add_typer(ckpt.app, name="ckpt")
 app.command()(delete.delete)
 app.command()(render.render)
+app.command()(bench.bench)
 
 
 def main() -> None:

@@ -64,7 +64,27 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
         (
             "stage1",
             ("parallel.sequence=8",),
-            r"Ulysses must divide the 28 heads. Use one of 1, 2, 4,",
+            r"28 heads do not divide among 8 ranks. Set parallel.context=2, or",
+        ),
+        (
+            "stage1",
+            ("parallel.context=3",),
+            r"it must divide parallel.sequence=1",
+        ),
+        (
+            "stage1",
+            ("parallel.zero_stage=1",),
+            r"fsdp2 always cuts gradients up",
+        ),
+        (
+            "stage1",
+            ("parallel.replicas=3",),
+            r"it must divide the world size 8",
+        ),
+        (
+            "stage1",
+            ("parallel.engine=deepspeed", "parallel.replicas=2"),
+            r"parallel.replicas=2: deepspeed cuts weights over all processes",
         ),
         ("stage1", ("model.heads=5",), r"model.heads=5: heads must split the width 1792"),
         ("stage1", ("checkpoint.grace_seconds=240",), r"it must exceed checkpoint.stop_budget_sec"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from goku.nn.attend import choose, native
+from goku.nn.attend import choose, native, sdpa
 from goku.nn.attend.choose import KernelMissing, Shape
 from goku.nn.attend.ops import SAVED
 from goku.nn.spans import Spans
@@ -25,6 +25,23 @@ def test_the_reference_gives_zeros_without_keys() -> None:
     found = native.reference(q, k, k, Spans.of((1, 2)), Spans.of((0, 2)))
     assert found[0].eq(0).all()
     assert found[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("wanted", ["auto", "reference"])
+def test_another_rank_finds_a_choice_by_its_name(wanted: str) -> None:
+    choice = choose.choose(wanted, SHAPE._replace(dtype=torch.float32), CPU)
+    assert choose.load(choice.name) is choice.attend
+
+
+def test_cudnn_is_not_asked_about_one_query_with_one_key() -> None:
+    (q, k, v), spans = choose.random_inputs(Shape(2, 4, torch.float32, (1, 1, 3), (1, 1, 0)), CPU)
+    found = sdpa.attend(q, k, v, *spans)
+    torch.testing.assert_close(found[:2], v)
+    assert found[2:].eq(0).all()
+    dq, dk, dv = torch.autograd.grad(found, (q, k, v), torch.ones_like(found))
+    assert dq.eq(0).all()
+    assert dk.eq(0).all()
+    assert dv.eq(1).all()
 
 
 def test_an_operator_gives_its_kernels_results_and_gradients() -> None:
@@ -68,7 +85,7 @@ def test_recomputation_knows_every_operator() -> None:
 def test_on_a_cpu_attention_is_pytorchs_own(wanted: str) -> None:
     choice = choose.choose(wanted, SHAPE, CPU)
     assert choice.attend is native.attend
-    assert (choice.name, choice.milliseconds, choice.missing) == ("sdpa", {}, {})
+    assert (choice.name, choice.milliseconds, choice.missing) == ("native", {}, {})
 
 
 def test_the_reference_can_be_asked_for() -> None:

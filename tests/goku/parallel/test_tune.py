@@ -4,11 +4,19 @@ import pytest
 import torch
 
 from goku.config import ConfigError
+from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.nn.attend import native
 from goku.nn.rowwise import PLAIN
 from goku.parallel.mesh import Mesh
-from goku.parallel.tune import Typical, compiles, finish_blocks, fixed_bytes, take_kernels
+from goku.parallel.tune import (
+    Typical,
+    compiles,
+    finish_blocks,
+    fixed_bytes,
+    least_sequence,
+    take_kernels,
+)
 from tests.goku.model.packs import SMALL, random_model
 
 MESH = Mesh(0, 1, 1, 1, None, torch.device("cpu"))
@@ -73,3 +81,12 @@ def test_state_is_counted_as_zero_cuts_it() -> None:
     assert fixed_bytes(model, config(zero_stage=2, **fsdp)) == (8 + 2 + 1 + 2) * weights
     assert fixed_bytes(model, config(zero_stage=3, **fsdp)) == (8 + 2 + 1) * weights
     assert fixed_bytes(model, config(zero_stage=3, replicas=2, **fsdp)) == (8 + 2 + 2) * weights
+
+
+@pytest.mark.parametrize(("tokens", "least"), [(40_000, 1), (400_000, 2), (1_000_000, 8)])
+def test_the_fewest_ranks_that_can_share_a_pack(tokens: int, least: int) -> None:
+    eight = ParallelConfig(processes_per_node=8)
+    pack = Typical(ModelConfig(), (tokens,), (256,))
+    memory = {"fixed_bytes": 30 * 2**30, "memory_bytes": 80 * 2**30}
+    assert least_sequence(eight, pack, **memory) == least
+    assert least_sequence(eight, pack, fixed_bytes=2**40, memory_bytes=2**30) is None

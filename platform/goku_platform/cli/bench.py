@@ -1,0 +1,60 @@
+"""`bench`: the transformer's speed on this machine's GPUs, and whether all ways to spread it agree.
+
+The measuring itself is `goku.apps.bench` and `goku.apps.parity`, which need torch; here they are
+started as programs, under torchrun where there are several processes.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from goku_platform.cli import options
+
+
+def bench(
+    packs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PACK]...", help="Packs to measure, 'parity' or 'peer'."),
+    ] = None,
+    size: options.Size = "2b",
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="One for each GPU to use.")
+    ] = 1,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Measure whole steps with these parallel settings. May be given again.",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of which the median is taken.")] = 7,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all numbers to this file.")
+    ] = None,
+) -> None:
+    """Measure packs against the kernel limit of this machine's GPUs.
+
+    'parity' compares the gradients of every engine and sharing of tokens, on CPUs too; 'peer'
+    measures diffusers' Wan transformer beside ours.
+    """
+    import subprocess
+
+    asked = packs or []
+    if asked == ["parity"]:
+        program = ["goku.apps.parity"]
+    else:
+        program = ["goku.apps.bench", *(["--peer"] if asked == ["peer"] else asked)]
+        program += ["--size", size, "--rounds", str(rounds)]
+        program += [word for settings in train or () for word in ("--train", settings)]
+        program += ["--json", str(json_file)] if json_file else []
+    raise typer.Exit(subprocess.call(_command(program, processes)))
+
+
+def _command(program: list[str], processes: int) -> list[str]:
+    import sys
+
+    if processes == 1:
+        return [sys.executable, "-m", *program]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, "-m", *launcher, "-m", *program]

@@ -1,0 +1,29 @@
+"""The program that the bench verb starts."""
+
+from typing import Any
+
+import pytest
+
+from tests.goku_platform.command import Call
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [
+        (("clip-8192",), "-m goku.apps.bench clip-8192 --size 2b --rounds 7"),
+        (("peer", "--rounds", "3"), "-m goku.apps.bench --peer --size 2b --rounds 3"),
+        (
+            ("video-20480", "--processes", "2", "--train", "engine=fsdp2", "--json", "out"),
+            "-m torch.distributed.run --standalone --nproc-per-node 2 -m goku.apps.bench "
+            "video-20480 --size 2b --rounds 7 --train engine=fsdp2 --json out",
+        ),
+        (("parity",), "-m goku.apps.parity"),
+    ],
+)
+def test_what_is_started(
+    goku: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], started: str
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("subprocess.call", lambda command: calls.append(command) or 1)
+    assert goku("bench", *words).code == 1
+    assert [" ".join(command[1:]) for command in calls] == [started]
