@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("goku: error: bench measures a GPU, and there is none here", file=sys.stderr)
         return 1
+    if asked.costs:
+        return _write_costs(asked)
     results = []
     for result in _peer(asked) if asked.peer else _trained(asked) if asked.train else _alone(asked):
         if os.environ.get("RANK", "0") == "0":
@@ -79,6 +81,18 @@ def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
     yield compare(rounds=asked.rounds, attention=asked.attention, compile=asked.compile)
 
 
+def _write_costs(asked: argparse.Namespace) -> int:
+    from goku.bench.costs import measure
+
+    model = ModelConfig.build(SIZES[asked.size])
+    for costs in measure(
+        model, rounds=asked.rounds, attention=asked.attention, compile=asked.compile
+    ):
+        print(costs, flush=True)
+        asked.costs.write_text(json.dumps({**_head(asked), **costs.as_dict()}, indent=1))
+    return 0
+
+
 def _head(asked: argparse.Namespace) -> dict[str, Any]:
     from goku.bench.measure import FORMULA, versions
 
@@ -94,6 +108,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--costs", type=Path, help="measure samples by length into this file")
     parser.add_argument("--peer", action="store_true", help="against diffusers' Wan transformer")
     parser.add_argument(
         "--train",

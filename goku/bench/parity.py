@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
 
     @property
     def good(self) -> bool:
-        return max(self.loss, self.gradient) <= self.bound  # NaN is not
+        return self.loss <= self.bound and self.gradient <= self.bound  # NaN is not
 
     def __str__(self) -> str:
         word = "ok " if self.good else "BAD"

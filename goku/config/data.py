@@ -4,7 +4,7 @@ The order of samples is a function of (seed, samples consumed) alone; nothing he
 number of processes, except that `packs_per_step` must divide among them.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,9 @@ class DataConfig(Section):
     image_share: float = Field(0.5, ge=0, le=1)  # of samples, not of tokens; not in the paper
     pack_tokens: int = Field(32_768, gt=0)  # most tokens in one packed sequence
     packs_per_step: int = Field(8, gt=0)  # over all data ranks: the global batch
+    # by which cost samples are dealt to a step's packs; order leaves them as they come
+    balance: Literal["order", "tokens", "flops", "measured"] = "flops"
+    costs: str | None = None  # URI of a table by `goku-platform bench --costs`, for measured
     caption_dropout: float = Field(0.1, ge=0, lt=1)  # empty caption, for guidance; not in the paper
     seed: int = 0
     prefetch_packs: int = Field(2, gt=0)  # decoded ahead, per rank: bounds host memory
@@ -56,5 +59,15 @@ class DataConfig(Section):
                 f"data.image_share={self.image_share}",
                 "with data.frames=1 every sample is an image",
                 "Set data.image_share=1, or data.frames above 1.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_are_there(self) -> Self:
+        if (self.balance == "measured") != (self.costs is not None):
+            raise ConfigError(
+                f"data.costs={self.costs}",
+                f"data.balance={self.balance}: a table and measured go together",
+                "Set both, or leave both out to balance by counted operations.",
             )
         return self

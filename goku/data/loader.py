@@ -17,7 +17,8 @@ from torch import Tensor
 from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
 from goku.contract.store import patiently
-from goku.data import packing
+from goku.data import balance, packing
+from goku.data.balance import Cost
 from goku.data.encoding import Sample
 from goku.data.packing import Pack
 from goku.data.prefetch import ahead
@@ -50,6 +51,7 @@ class StepBatch(NamedTuple):
     samples: int  # in the step, over all ranks
     tokens: int  # in the step, over all ranks
     samples_seen: int  # in the run, this step included: where a resume goes on
+    imbalance: float = 1.0  # expected time of the step over that of even ranks
 
 
 class _Plan(NamedTuple):
@@ -71,8 +73,11 @@ class Loader:
         data_ranks: int = 1,
         holdout: int = 0,
         image_conditioned: bool = False,
+        cost: Cost | None = None,
     ) -> None:
         """`holdout` samples, chosen by hash of the clip's id, are kept for validation.
+
+        By their `cost` samples are dealt to the packs of a step; without one they stay in order.
 
         Raises ConfigError when a sample is larger than a pack or not cut evenly by the patch,
         when a kind that `image_share` asks for is missing, or when the holdout leaves none of it;
@@ -82,7 +87,7 @@ class Loader:
             raise ValueError(f"{data_ranks} ranks do not divide {config.packs_per_step} packs")
         self._source, self._config, self._patch = source, config, patch
         self._data_rank, self._data_ranks = data_rank, data_ranks
-        self._image_conditioned = image_conditioned
+        self._image_conditioned, self._cost = image_conditioned, cost
         _check_entries(source.entries, config, patch)
         self._held: list[int] = []
         self._streamed: dict[Kind, list[int]] = {}
@@ -109,6 +114,7 @@ class Loader:
                     samples=plan.end - plan.start,
                     tokens=sum(map(self._tokens, range(plan.start, plan.end))),
                     samples_seen=plan.end,
+                    imbalance=self._imbalance(plan),
                 )
 
     def validation(self) -> list[Batch]:
@@ -126,8 +132,17 @@ class Loader:
                 packs=self._config.packs_per_step,
                 budget=self._config.pack_tokens,
             )
+            if self._cost is not None:
+                budget = self._config.pack_tokens
+                packs = balance.even(packs, self._tokens, self._cost, budget=budget)
             yield _Plan(cursor, end, packs)
             cursor = end
+
+    def _imbalance(self, plan: _Plan) -> float:
+        cost = self._cost or float
+        return balance.imbalance(
+            plan.packs, lambda ordinal: cost(self._tokens(ordinal)), ranks=self._data_ranks
+        )
 
     def _own(self, plan: _Plan) -> tuple[Pack, ...]:
         return plan.packs[self._data_rank :: self._data_ranks]

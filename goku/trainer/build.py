@@ -15,11 +15,12 @@ from goku.contract.attempts import Ledger
 from goku.contract.metrics import TimeClass
 from goku.contract.retention import Retention
 from goku.contract.rundir import CLIPS, LATENTS, NodeDir, RunDir, locate
+from goku.data.balance import Cost, Table
 from goku.data.loader import Loader, StepBatch
 from goku.data.source import CachedSource, OnlineSource, Source
 from goku.flow.timesteps import Timesteps
 from goku.model import init
-from goku.model.flops import step_flops
+from goku.model.flops import forward_flops, step_flops
 from goku.parallel.apply import parallelize
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
@@ -96,7 +97,20 @@ def _loader(config: RunConfig, mesh: Mesh) -> Loader:
         data_ranks=mesh.data,
         holdout=config.training.validation_samples,
         image_conditioned=config.model.image_conditioned,
+        cost=_cost(config),
     )
+
+
+def _cost(config: RunConfig) -> Cost | None:
+    """What a sample of so many tokens costs, as data.balance wants it counted."""
+    if config.data.costs is not None:
+        return Table.read(config.data.costs)
+    text = [config.text.max_tokens]
+    counted: dict[str, Cost] = {
+        "tokens": float,
+        "flops": lambda tokens: float(forward_flops(config.model, [tokens], text)),
+    }
+    return counted.get(config.data.balance)
 
 
 def _source(config: RunConfig, mesh: Mesh) -> Source:

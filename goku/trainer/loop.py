@@ -101,6 +101,7 @@ def train(trainer: Trainer) -> Cause:
             "step_seconds": time.perf_counter() - started,
             "samples_seen": float(position.samples_seen),
             "compiled_graphs": float(graphs()),
+            "imbalance": batch.imbalance,
         }
         _tell(trainer, batch, row)
         _check_finite(trainer, nonfinite)

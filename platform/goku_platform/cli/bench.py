@@ -29,6 +29,10 @@ def bench(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of which the median is taken.")] = 7,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="Measure samples by length instead, into a table for data.costs."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all numbers to this file.")
     ] = None,
@@ -47,6 +51,7 @@ def bench(
         program = ["goku.apps.bench", *(["--peer"] if asked == ["peer"] else asked)]
         program += ["--size", size, "--rounds", str(rounds)]
         program += [word for settings in train or () for word in ("--train", settings)]
+        program += ["--costs", str(costs)] if costs else []
         program += ["--json", str(json_file)] if json_file else []
     raise typer.Exit(subprocess.call(_command(program, processes)))
 

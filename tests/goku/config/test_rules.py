@@ -55,6 +55,11 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
             ("data.pack_tokens=100",),
             r"the largest sample has 14400 tokens. Set data.pack_tokens=14400 or more",
         ),
+        (
+            "stage1",
+            ("data.balance=measured",),
+            r"data.costs=None: .* go together",
+        ),
         ("stage1", ("parallel.nodes=3",), r"data.packs_per_step=8: 24 data ranks .*step=24"),
         (
             "stage1",

@@ -211,3 +211,23 @@ def test_what_does_not_fit_is_the_users_error() -> None:
 def test_a_kind_that_is_not_asked_for_may_be_too_large() -> None:
     images = config(image_share=1, pack_tokens=12)
     assert take(loader(FakeSource(3, 3), images).steps(), 1)[0].samples >= PACKS
+
+
+def test_samples_are_dealt_by_cost_alike_on_any_number_of_ranks() -> None:
+    source, square = FakeSource(9, 9), lambda tokens: float(tokens**2)
+    ordered = take(loader(source).steps(), 3)
+    alone = take(loader(source, cost=square).steps(), 3)
+    pairs = [
+        take(loader(source, cost=square, data_rank=r, data_ranks=2).steps(), 3) for r in (0, 1)
+    ]
+    for index, step in enumerate(alone):
+        packs = [pack.ordinals for pack in step.packs]
+        shared = [pair[index].packs for pair in pairs]
+        both = [pack.ordinals for turn in zip(*shared, strict=True) for pack in turn]
+        assert both == packs
+        assert sorted(sum(packs, ())) == sorted(
+            ordinal for pack in ordered[index].packs for ordinal in pack.ordinals
+        )
+        assert step.samples_seen == ordered[index].samples_seen
+        assert step.imbalance == 1
+        assert pairs[0][index].imbalance == pairs[1][index].imbalance >= 1

@@ -1,0 +1,25 @@
+"""The doctor finds every way to spread a step sound, and says so of one that is not."""
+
+import pytest
+
+from goku.bench.parity import Verdict, cases, examine
+from tests.ranks import run_ranks
+
+
+def verdicts(world: int) -> list[Verdict]:
+    return list(examine(world))
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_with_one_process_in_every_case() -> None:
+    first, second = run_ranks(verdicts, 2, 2)
+    assert [str(verdict) for verdict in first if not verdict.good] == []
+    assert len(first) == len(cases(2)) + 1
+    assert [v[2:] for v in first[1:]] == [v[2:] for v in second[1:]]  # the ranks agree
+
+
+def test_what_is_off_or_no_number_is_bad() -> None:
+    assert Verdict("c", 0.0, 1e-6, "p", 1e-5).good
+    assert not Verdict("c", 2e-5, 0.0, "p", 1e-5).good
+    assert not Verdict("c", 0.0, float("nan"), "p", 1e-5).good
+    assert not Verdict("c", float("nan"), 0.0, "p", 1e-5).good

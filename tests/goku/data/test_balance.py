@@ -1,0 +1,66 @@
+"""Balanced packs hold the same samples within the budget, and the dearest is never dearer."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goku.data.balance import Table, even, imbalance
+from goku.data.packing import plan
+
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=30)
+
+
+def square(tokens: int) -> float:
+    return tokens + tokens**2 / 20
+
+
+@given(LENGTHS, st.integers(0, 100), st.integers(1, 8))
+def test_a_step_keeps_its_samples_and_gets_no_slower(
+    cycle: list[int], cursor: int, packs: int
+) -> None:
+    def tokens_of(ordinal: int) -> int:
+        return cycle[ordinal % len(cycle)]
+
+    def total(pack: tuple[int, ...]) -> float:
+        return sum(square(tokens_of(ordinal)) for ordinal in pack)
+
+    before, end = plan(tokens_of, cursor, packs=packs, budget=100)
+    after = even(before, tokens_of, square, budget=100)
+    assert len(after) == packs
+    assert sorted(ordinal for pack in after for ordinal in pack) == list(range(cursor, end))
+    assert all(sum(map(tokens_of, pack)) <= 100 for pack in after)
+    assert max(map(total, after)) <= max(map(total, before))
+    assert [total(pack) for pack in after] == sorted(map(total, after), reverse=True)
+
+
+def test_a_long_clip_shares_its_pack_with_less() -> None:
+    tokens = [40, 10, 10, 10, 10, 10, 10]  # a clip, then images
+    packs = even([(0, 1), (2, 3, 4, 5, 6)], tokens.__getitem__, square, budget=70)
+    assert packs == ((0,), (1, 2, 3, 4, 5, 6))
+
+
+def test_packs_without_room_stay() -> None:
+    tokens = [6, 4, 5, 5]
+    assert even([(0, 1), (2, 3)], tokens.__getitem__, lambda _: 1.0, budget=10) == ((0, 1), (2, 3))
+
+
+def test_a_table_is_read_between_and_beyond_what_was_measured() -> None:
+    table = Table.of({200: 4.0, 100: 1.0, 400: 20.0})
+    assert [table(n) for n in (100, 150, 200, 300, 400)] == [1.0, 2.5, 4.0, 12.0, 20.0]
+    assert table(500) == 28.0
+    assert table(90) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="1 measured lengths"):
+        Table.of({100: 1.0})
+
+
+def test_a_table_is_read_from_what_bench_wrote(tmp_path: Path) -> None:
+    (tmp_path / "costs.json").write_text('{"gpu": "one", "milliseconds": {"100": 1.0, "200": 4.0}}')
+    assert Table.read(f"{tmp_path}/costs.json") == Table.of({100: 1.0, 200: 4.0})
+
+
+def test_imbalance_counts_the_waits_after_every_pack() -> None:
+    packs = [(4,), (2,), (1,), (1,)]
+    assert imbalance(packs, float, ranks=1) == 1
+    assert imbalance(packs, float, ranks=2) == pytest.approx((4 + 1) / (3 + 1))
