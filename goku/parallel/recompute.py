@@ -69,28 +69,38 @@ def plan(
     fixed_bytes: int,
     memory_bytes: int,
     policies: Sequence[Policy] = LADDER,
+    traded: bool = False,
 ) -> Plan:
     """The first policy whose prediction fits; the last one, marked, where none does.
 
     `tokens` are those a rank holds of a full pack, with all of its text; `fixed_bytes` are weights,
-    gradients and optimizer state, `memory_bytes` is the GPU's memory.
+    gradients and optimizer state, `memory_bytes` is the GPU's memory. `traded`: ranks trade heads.
     """
     limit = int(_SHARE * memory_bytes)
     for policy in policies:
-        predicted = fixed_bytes + activation_bytes(model, tokens, text_tokens, policy)
+        predicted = fixed_bytes + activation_bytes(
+            model, tokens, text_tokens, policy, traded=traded
+        )
         if predicted <= limit:
             return Plan(policy, predicted, limit, fits=True)
     return Plan(policy, predicted, limit, fits=False)
 
 
 def activation_bytes(
-    model: ModelConfig, tokens: int, text_tokens: int, policy: Policy, itemsize: int = 2
+    model: ModelConfig,
+    tokens: int,
+    text_tokens: int,
+    policy: Policy,
+    itemsize: int = 2,
+    *,
+    traded: bool = False,
 ) -> int:
     """What a forward remembers, and what the first block to go backward adds to it.
 
     Counted from the block in rows of the width D: 17 for each token besides the MLP's hidden rows
     before and after GELU, 3 for each text token; lse is two fp32 for each head. A block computed
-    again adds what it did not keep, and its gradients take the place of what they use up.
+    again adds what it did not keep, and its gradients take the place of what they use up. Where
+    ranks trade heads, attention's result is kept once more: as it was before the trade.
     """
     whole, kept = (_rows(keep, model.mlp_ratio) for keep in ("none", policy.keep))
     again = 0 if policy.keep == "none" else model.layers // policy.every
@@ -98,7 +108,7 @@ def activation_bytes(
     passing = max(_PASSING, whole - kept if again else 0)
     text = (model.layers - again) * _TEXT["none"] + again * _TEXT[policy.keep]
     attended = model.layers - (again if policy.keep == "full" else 0)
-    rows = tokens * (remembered + passing) + text_tokens * text
+    rows = tokens * (remembered + passing + traded * attended) + text_tokens * text
     return rows * model.width * itemsize + 8 * model.heads * attended * tokens
 
 

@@ -163,6 +163,7 @@ def plan_for(
         fixed_bytes=fixed_bytes,
         memory_bytes=memory_bytes,
         policies=LADDER if asked is None else (asked,),
+        traded=config.sequence > config.context,
     )
 
 
@@ -189,7 +190,7 @@ def fixed_bytes(model: nn.Module, config: ParallelConfig) -> int:
         cut = (gradients + config.replicas * width * weights) // ranks
         return sharded + cut + gathered
     if config.zero_stage == 1:
-        return sharded + gradients + 2 * width * weights
+        return sharded + gradients + width * weights
     if config.zero_stage == 2:
-        return sharded + gradients // ranks + 2 * width * weights
+        return sharded + gradients // ranks + width * weights
     return sharded + (gradients + width * weights) // ranks

@@ -74,8 +74,8 @@ def test_state_is_counted_as_zero_cuts_it() -> None:
     model = random_model(SMALL)
     weights = sum(p.numel() for p in model.parameters())
     two = {"processes_per_node": 2}
-    assert fixed_bytes(model, config(zero_stage=1, **two)) == (8 + 4 + 4) * weights
-    assert fixed_bytes(model, config(zero_stage=2, **two)) == (8 + 2 + 4) * weights
+    assert fixed_bytes(model, config(zero_stage=1, **two)) == (8 + 4 + 2) * weights
+    assert fixed_bytes(model, config(zero_stage=2, **two)) == (8 + 2 + 2) * weights
     assert fixed_bytes(model, config(zero_stage=3, **two)) == (8 + 2 + 1) * weights
     fsdp = {"engine": "fsdp2", **two}
     assert fixed_bytes(model, config(zero_stage=2, **fsdp)) == (8 + 2 + 1 + 2) * weights
