@@ -1,12 +1,13 @@
 """What the backward computes again instead of remembering, and which such policy a run needs.
 
 A block remembers everything ("none"), its products and attentions ("products"), its input and its
-two attentions' results ("attention"), or its input alone ("full"); a policy may hold for every n-th
-block only. Attention is most of a long clip's work and little of its memory, so keeping its result
-is nearly free. `plan` picks the cheapest policy that fits and says what it expects to be used.
+two attentions' results ("attention"), or its input alone ("full"); every n-th block may keep
+something else than the others. Attention is most of a long clip's work and little of its memory, so
+keeping its result is nearly free. `plan` picks the cheapest policy that fits and says what it
+expects to be used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any, Literal, NamedTuple
@@ -33,13 +34,20 @@ _PASSING = 12  # rows of D a token: gradients and workspace while one block goes
 
 
 class Policy(NamedTuple):
-    """`keep` names what is computed again, in every `every`-th block."""
+    """What is kept, in every `every`-th block, and what in the others."""
 
     keep: Keep
     every: int = 1
+    others: Keep = "none"
 
     def __str__(self) -> str:
-        return self.keep if self.every == 1 else f"{self.keep} in every {self.every}. block"
+        if self.every == 1:
+            return self.keep
+        return f"{self.keep} in every {self.every}. block, {self.others} in the others"
+
+    def of(self, number: int) -> Keep:
+        """What the block with this number, from 1 on, keeps."""
+        return self.others if number % self.every else self.keep
 
 
 class Plan(NamedTuple):
@@ -56,6 +64,9 @@ LADDER = (
     Policy("none"),
     Policy("products", 2),
     Policy("products"),
+    Policy("products", 2, "attention"),
+    Policy("products", 4, "attention"),
+    Policy("products", 8, "attention"),
     Policy("attention"),
     Policy("full"),
 )
@@ -102,13 +113,12 @@ def activation_bytes(
     again adds what it did not keep, and its gradients take the place of what they use up. Where
     ranks trade heads, attention's result is kept once more: as it was before the trade.
     """
-    whole, kept = (_rows(keep, model.mlp_ratio) for keep in ("none", policy.keep))
-    again = 0 if policy.keep == "none" else model.layers // policy.every
-    remembered = (model.layers - again) * whole + again * kept
-    passing = max(_PASSING, whole - kept if again else 0)
-    text = (model.layers - again) * _TEXT["none"] + again * _TEXT[policy.keep]
-    attended = model.layers - (again if policy.keep == "full" else 0)
-    rows = tokens * (remembered + passing + traded * attended) + text_tokens * text
+    blocks = [policy.of(number) for number in range(1, model.layers + 1)]
+    kept = [_rows(keep, model.mlp_ratio) for keep in blocks]
+    passing = max(_PASSING, *(_rows("none", model.mlp_ratio) - rows for rows in kept))
+    attended = sum(keep != "full" for keep in blocks)
+    rows = tokens * (sum(kept) + passing + traded * attended)
+    rows += text_tokens * sum(_TEXT[keep] for keep in blocks)
     return rows * model.width * itemsize + 8 * model.heads * attended * tokens
 
 
@@ -117,20 +127,16 @@ def _rows(keep: Keep, mlp_ratio: int) -> int:
 
 
 def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
-    """Let every `policy.every`-th block compute again what the policy does not keep."""
-    if policy.keep == "none":
-        return
-    forward = {
+    """Let every block compute again what the policy does not keep of it."""
+    forwards = {
         "products": _keeping_products,
         "attention": _keeping_attention,
         "full": _keeping_input,
-    }[policy.keep]
-    for block in _every(blocks, policy.every):
-        block.forward = MethodType(forward, block)
-
-
-def _every(blocks: Sequence[nn.Module], every: int) -> Iterator[nn.Module]:
-    return (block for index, block in enumerate(blocks, start=1) if index % every == 0)
+    }
+    for number, block in enumerate(blocks, start=1):
+        keep = policy.of(number)
+        if keep != "none":
+            block.forward = MethodType(forwards[keep], block)
 
 
 def _keeping_input(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:

@@ -32,9 +32,7 @@ def run(store: str, preset: str = "stage1", **overrides: Any) -> RunDir:
     return made
 
 
-def checkpoint(
-    made: RunDir, step: int, *, attempt: int = 1, save_seconds: float = 0.0
-) -> Manifest:
+def checkpoint(made: RunDir, step: int, *, attempt: int = 1, save_seconds: float = 0.0) -> Manifest:
     """A complete checkpoint of one file."""
     folder = made.checkpoint(step)
     folder.write("rank-0.bin", PAYLOAD)

@@ -33,15 +33,22 @@ def gradients(policy: Policy, calls: list[int]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("keep", "every", "computed"),
-    [("none", 1, 4), ("products", 1, 4), ("attention", 1, 4), ("full", 1, 8), ("full", 2, 6)],
+    ("policy", "computed"),
+    [
+        (Policy("none"), 4),
+        (Policy("products"), 4),
+        (Policy("attention"), 4),
+        (Policy("full"), 8),
+        (Policy("full", 2), 6),
+        (Policy("products", 2, "full"), 6),
+    ],
 )
 def test_gradients_are_the_same_and_attention_is_computed_as_often_as_said(
-    keep: Keep, every: int, computed: int
+    policy: Policy, computed: int
 ) -> None:
     calls: list[int] = []
     expected = gradients(Policy("none"), [])
-    found = gradients(Policy(keep, every), calls)
+    found = gradients(policy, calls)
     assert len(calls) == computed
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=0, msg=name)
@@ -99,14 +106,19 @@ def test_a_rank_of_two_needs_what_is_predicted(
 
 def test_the_cheapest_policy_that_fits_is_planned() -> None:
     roomy = plan(TWO_B, tokens=8_192, text_tokens=256, fixed_bytes=40 * GIB, memory_bytes=140 * GIB)
-    tight = plan(
-        TWO_B, tokens=90_112, text_tokens=256, fixed_bytes=40 * GIB, memory_bytes=140 * GIB
-    )
+    tight = plan(TWO_B, tokens=90_112, text_tokens=256, fixed_bytes=40 * GIB, memory_bytes=90 * GIB)
     assert roomy.policy == Policy("none")
     assert tight.policy == Policy("attention")
     assert roomy.fits
     assert tight.fits
     assert tight.predicted_bytes <= tight.limit_bytes
+
+
+def test_what_is_left_of_the_memory_keeps_products_of_some_blocks() -> None:
+    eight_b = ModelConfig.build(SIZES["8b"])
+    memory = {"fixed_bytes": 83 * GIB, "memory_bytes": 141 * GIB}
+    planned = plan(eight_b, tokens=37_440, text_tokens=256, **memory)
+    assert planned.policy == Policy("products", 8, "attention")
 
 
 def test_where_nothing_fits_the_least_is_planned_and_marked() -> None:
@@ -119,4 +131,4 @@ def test_where_nothing_fits_the_least_is_planned_and_marked() -> None:
 
 def test_an_unknown_fraction_of_blocks_is_said_in_words() -> None:
     assert str(Policy("attention")) == "attention"
-    assert str(Policy("products", 2)) == "products in every 2. block"
+    assert str(Policy("products", 2)) == "products in every 2. block, none in the others"
