@@ -160,7 +160,10 @@ class Saver:
         return self.wait()
 
     def wait(self) -> Saved | None:
-        """The save in flight when it has ended, None if there is none. Raises as `save` does."""
+        """The save in flight when it has ended, None if there is none. Raises as `save` does.
+
+        Anything else is raised where the ranks' threads could not speak: the attempt is over.
+        """
         flight, self._flight = self._flight, None
         if flight is None:
             return None
@@ -168,7 +171,7 @@ class Saver:
         return _saved(flight.facts, outcome, flight.tier, stalled=flight.stalled, took=took)
 
     def _write(self, copy: Snapshot, facts: Facts, tier: Tier) -> tuple[int | Failure, float]:
-        """In the thread. What raises here is no failed save: the ranks could not agree on one."""
+        """In the thread."""
         assert self._apart is not None
         copy.wait()
         outcome = persist(self._places[tier], copy.pieces, facts, self._apart)

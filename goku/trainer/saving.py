@@ -69,11 +69,9 @@ class Saving:
         """Save if this step is one to be saved. A save that fails is made up for by the next."""
         step, config = self._position.step, self._config
         if step % config.interval_steps == 0:
-            self._enter()
             self._wait_for_the_last()
             self._save(Tier.STORE, background=config.background)
         elif self._due_on_nodes(step) and not self._saver.in_flight:
-            self._enter()
             self._save(Tier.NODE, background=config.background)
 
     def last(self) -> None:
@@ -96,8 +94,8 @@ class Saving:
         """
         undone = self._position.durable_step != self._position.step
         if undone and self._config.local_dir is not None:
-            self._enter()
             if self._saver.in_flight is Tier.NODE:
+                self._enter()
                 self._settle(self._saver.wait)
             self._save(Tier.NODE, background=False)  # while the store may still get another
         try:
@@ -117,13 +115,15 @@ class Saving:
         """Back-pressure: the store is slower than the interval asks for."""
         if not self._saver.in_flight:
             return
+        self._enter()
         began = time.monotonic()
         self._settle(self._saver.wait)
         if self._report is not None:
             self._report.held_up(self._position.step, seconds=time.monotonic() - began)
 
     def _save(self, tier: Tier, *, background: bool) -> SaveFailed | None:
-        """Begin a save, or make one while training waits."""
+        """Begin a save, or make one while training waits: each has the whole budget of a save."""
+        self._enter()
         begin: Callable[..., Saved | None] = self._saver.start if background else self._saver.save
         measured_at, losses = self._measured
         if background and self._report is not None:
