@@ -1,8 +1,8 @@
 """Ways to save and load one state, behind the same three calls, for `tests.gpu.checkpoints`.
 
-Every contender has a process of its own (`python -m tests.gpu.contenders NAME URI SIZE TOKENS`): it
-builds the model under ZeRO 2, trains, saves while it trains, saves again while it waits, loads,
-compares what it loaded bit by bit, and prints its figures as JSON.
+Every contender has a process of its own (`python -m tests.gpu.contenders NAME URI SIZE ...`).
+It builds the model under ZeRO 2, trains, saves while it trains, saves again while it waits, loads,
+compares what it loaded bit by bit, moves as many bytes raw, and prints its figures as JSON.
 """
 
 import json
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from goku.checkpoint import state
@@ -255,8 +254,8 @@ CONTENDERS: dict[str, Callable[[Bench, str], Contender]] = {
 }
 
 
-def measure(bench: Bench, contender: Contender, uri: str) -> dict[str, float]:
-    """Save beside training, save again with nothing beside it, load."""
+def measure(bench: Bench, contender: Contender, uri: str, rounds: int) -> dict[str, float]:
+    """Save beside training; then save, load and do both raw with nothing beside it, in turn."""
     for _ in range(_WARM):
         bench.step()
     step = statistics.median(bench.step() for _ in range(_MEASURED))
@@ -266,19 +265,7 @@ def measure(bench: Bench, contender: Contender, uri: str) -> dict[str, float]:
     while not _timed(contender.done, waits):
         steps.append(bench.step(lambda: waits.append(contender.before_update())))
     durable, peak = contender.wait(), _memory("VmHWM")
-    alone = durable
-    if steps:  # or it was alone already
-        _remove(uri)
-        contender.start()
-        alone = contender.wait()
-    saved = bench.fingerprint()
-    bench.forget()
-    bench.sync()
-    began = time.monotonic()
-    contender.load()
-    bench.sync()
-    load = time.monotonic() - began
-    assert bench.fingerprint() == saved, "what was loaded is not what was saved"
+    alone = [_round(bench, contender, uri) for _ in range(rounds)]
     return {
         "state_bytes": bench.nbytes,
         "step_seconds": step,
@@ -286,8 +273,7 @@ def measure(bench: Bench, contender: Contender, uri: str) -> dict[str, float]:
         "steps_meanwhile": len(steps),
         "step_seconds_meanwhile": statistics.mean(steps or [step]),
         "durable_seconds": durable,
-        "durable_alone_seconds": alone,
-        "load_seconds": load,
+        **{key: statistics.median(one[key] for one in alone) for key in alone[0]},
         "memory_before_bytes": before,
         "memory_peak_bytes": peak,
     }
@@ -298,6 +284,22 @@ def _timed(done: Callable[[], bool], waits: list[float]) -> bool:
     answer = done()
     waits.append(time.monotonic() - began)
     return answer
+
+
+def _round(bench: Bench, contender: Contender, uri: str) -> dict[str, float]:
+    """Right after one another, for other work on the machine comes and goes."""
+    _remove(uri)
+    contender.start()
+    figures, saved = {"durable_alone_seconds": contender.wait()}, bench.fingerprint()
+    bench.forget()
+    bench.sync()
+    began = time.monotonic()
+    contender.load()
+    bench.sync()
+    figures["load_seconds"] = time.monotonic() - began
+    assert bench.fingerprint() == saved, "what was loaded is not what was saved"
+    _remove(uri)
+    return figures | raw(uri, bench.nbytes)
 
 
 def raw(uri: str, nbytes: int) -> dict[str, float]:
@@ -318,11 +320,7 @@ def raw(uri: str, nbytes: int) -> dict[str, float]:
 
     with ThreadPoolExecutor(_LANES) as pool:
         assert sum(pool.map(read, range(count))) == count * _CHUNK
-    return {
-        "state_bytes": count * _CHUNK,
-        "durable_alone_seconds": durable,
-        "load_seconds": time.monotonic() - began,
-    }
+    return {"raw_durable_seconds": durable, "raw_load_seconds": time.monotonic() - began}
 
 
 def _write(path: Path, count: int, data: bytes) -> None:
@@ -367,13 +365,9 @@ def _memory(field: str) -> int:
 
 
 def main() -> int:
-    name, uri, size, tokens = sys.argv[1:5]
-    if name == "raw":
-        figures = raw(uri, int(size))
-    else:
-        bench = Bench(size, int(tokens))
-        figures = measure(bench, CONTENDERS[name](bench, uri), uri)
-        dist.destroy_process_group()
+    name, uri, size, tokens, rounds = sys.argv[1:6]
+    bench = Bench(size, int(tokens))
+    figures = measure(bench, CONTENDERS[name](bench, uri), uri, int(rounds))
     _remove(uri)
     print(json.dumps(figures), flush=True)
     os._exit(0)  # DeepSpeed's teardown is slow, and sometimes aborts
