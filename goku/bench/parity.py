@@ -5,7 +5,7 @@ weights and timesteps. A parameter's gradient is read from Adam's first moment, 
 step is (1 - beta1) times it: so what is compared went through every exchange and scaling.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +72,7 @@ class _Pack(NamedTuple):
     text_MY: Tensor
 
 
-def cases(world: int) -> list[Case]:
+def cases(world: int, precisions: Sequence[str] = tuple(BOUNDS)) -> list[Case]:
     """Every engine alone, and every sharing of tokens that this many ranks allow."""
     engines: list[dict[str, Any]] = [
         {"engine": "deepspeed", "zero_stage": 1},
@@ -93,19 +93,19 @@ def cases(world: int) -> list[Case]:
     ]
     return [
         Case(f"{precision}, " + ", ".join(f"{k} {v}" for k, v in way.items()), settings)
-        for precision in BOUNDS
+        for precision in precisions
         for way in (*engines, *sharings)
         for settings in [{"precision": precision, "compile": "off", **way}]
     ]
 
 
-def examine(world: int) -> Iterator[Verdict]:
+def examine(world: int, precisions: Sequence[str] = tuple(BOUNDS)) -> Iterator[Verdict]:
     """A verdict on each case, in turn. Collective: every rank gets the same ones."""
     mesh = connect(ParallelConfig(processes_per_node=world))
     packs = [_pack(index, mesh.device) for index in range(world)]
-    expected = {precision: _alone(packs, precision, mesh) for precision in BOUNDS}
+    expected = {precision: _alone(packs, precision, mesh) for precision in precisions}
     yield _packed_against_single(packs[0], mesh)
-    for case in cases(world):
+    for case in cases(world, precisions):
         config = ParallelConfig.build({"processes_per_node": world, **case.settings})
         yield _judge(case, config, packs, *expected[config.precision])
 

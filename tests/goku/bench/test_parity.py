@@ -7,14 +7,14 @@ from tests.ranks import run_ranks
 
 
 def verdicts(world: int) -> list[Verdict]:
-    return list(examine(world))
+    return list(examine(world, ["fp32"]))
 
 
 @pytest.mark.slow
 def test_two_ranks_agree_with_one_process_in_every_case() -> None:
-    first, second = run_ranks(verdicts, 2, 2)
+    first, second = run_ranks(verdicts, 2, 2, timeout_seconds=250)
     assert [str(verdict) for verdict in first if not verdict.good] == []
-    assert len(first) == len(cases(2)) + 1
+    assert len(first) == len(cases(2, ["fp32"])) + 1
     assert [v[2:] for v in first[1:]] == [v[2:] for v in second[1:]]  # the ranks agree
 
 
