@@ -95,7 +95,7 @@ def _training(config: "RunConfig", numbers: "Estimate", settings: "Settings") ->
         "model": f"{count(numbers.parameters)} parameters: "
         f"{model.layers} layers of width {model.width}, {model.heads} heads",
         "layout": f"{parallel.data} data x {parallel.sequence} sequence, "
-        f"{parallel.engine}, ZeRO {parallel.zero_stage}, {parallel.precision}",
+        f"{parallel.engine} stage {parallel.zero_stage}, {parallel.precision}",
         "step": f"at most {count(numbers.tokens_per_step)} tokens: {data.packs_per_step} packs, "
         f"{config.micro_batches} on each data rank",
         "memory": _memory(numbers),
