@@ -12,6 +12,7 @@ from goku.checkpoint import state
 from goku.checkpoint.load import Checkpoint, restore
 from goku.checkpoint.save import Saver
 from goku.config.parallel import ParallelConfig
+from goku.contract.retention import Retention
 from goku.contract.rundir import RunDir
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import connect
@@ -44,7 +45,14 @@ def saving(uri: str, world: int, way: Way) -> Found:
         train_step(engine, step, 1e-2, dist.get_rank())
     ema = {f.name: f.master * 0.5 + 1 for f in engine.fragments()}
     mesh = connect(ParallelConfig(processes_per_node=world))
-    saver = Saver(RunDir(uri), mesh, attempt=1, config_digest="d", code_version="v", keep=2)
+    saver = Saver(
+        RunDir(uri),
+        mesh,
+        attempt=1,
+        config_digest="d",
+        code_version="v",
+        retention=Retention(last=2),
+    )
     pieces = state.pieces(engine.fragments(), ema, rank=mesh.rank)
     saver.save(pieces, step=STEP, samples_seen=8, optimizer_steps=engine.optimizer_steps)
     return of(engine, ema)
