@@ -51,7 +51,7 @@ def test_done_and_running_are_refused(store: str) -> None:
     assert len(client.applied) == 1
 
 
-def test_only_the_world_may_change(store: str) -> None:
+def test_the_world_and_how_it_is_saved_may_change_and_nothing_else(store: str) -> None:
     run, client = made.run(store), FakeClient()
     digest = run.config().digest()
     again(run, client, "parallel.processes_per_node=1")
@@ -59,7 +59,11 @@ def test_only_the_world_may_change(store: str) -> None:
     assert run.config().parallel.processes_per_node == 1
     assert run.config().digest() == digest
     client.end(run.uri, 143)
-    with pytest.raises(ConfigError, match=r"only parallel.\* may change"):
+    again(run, client, "checkpoint.background=false")
+    assert run.config().checkpoint.background is False
+    assert run.config().digest() == digest
+    client.end(run.uri, 143)
+    with pytest.raises(ConfigError, match=r"only parallel.\*, checkpoint.\*, health.\* may"):
         again(run, client, "training.steps=7")
     with pytest.raises(ConfigError, match="packs_per_step"):  # checks across sections still hold
         again(run, client, "parallel.processes_per_node=3")

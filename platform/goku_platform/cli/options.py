@@ -46,7 +46,9 @@ def _keys(incomplete: str) -> list[str]:
 
 
 def _world_keys(incomplete: str) -> list[str]:
-    return [key for key in _keys(incomplete) if key.startswith("parallel.")]
+    return [
+        key for key in _keys(incomplete) if key.startswith(("parallel.", "checkpoint.", "health."))
+    ]
 
 
 def _runs(context: typer.Context, incomplete: str) -> list[str]:
@@ -88,7 +90,7 @@ World = Annotated[
         "--set",
         metavar="KEY=VALUE",
         autocompletion=_world_keys,
-        help="Go on with another world: a key of parallel.*; repeatable.",
+        help="A key of parallel.*, checkpoint.* or health.*; repeatable.",
     ),
 ]
 StoreUri = Annotated[

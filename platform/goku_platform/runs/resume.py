@@ -16,6 +16,8 @@ from goku_platform.runs import preflight
 from goku_platform.runs.existing import Existing, look, refuse_alive
 from goku_platform.settings import Settings
 
+_FREE = ("parallel", "checkpoint", "health")  # what no number of the run depends on
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
@@ -39,7 +41,8 @@ def resume(
     """Start the run again, on another world if `overrides` say so, and on the profile's kind.
 
     `force` takes over a run that is alive elsewhere. Raises RunError if it is alive here or done,
-    ConfigError for an override outside `parallel`, TargetError, PreflightError, StoreError.
+    ConfigError for an override that changes what it computes, TargetError, PreflightError and
+    StoreError.
     """
     existing = look(run, client)
     refuse_alive(existing, verb=f"resume {run.name}", force=force)
@@ -69,13 +72,14 @@ def _refuse_done(existing: Existing) -> None:
 
 
 def _reshaped(frozen: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
-    """The configuration on another world: only `parallel.*` may differ."""
+    """The configuration on another world, saved or watched in another way."""
     tree = parse(overrides)
     for section in tree:
-        if section != "parallel":
+        if section not in _FREE:
+            allowed = ", ".join(f"{name}.*" for name in _FREE)
             raise ConfigError(
                 f"--set {section}...",
-                "a run that exists keeps what it computes; only parallel.* may change",
+                f"a run that exists keeps what it computes; only {allowed} may change",
                 "Launch another run for that.",
             )
     return RunConfig.build(merge(frozen.model_dump(), tree))
