@@ -53,6 +53,7 @@ def up(wanted: Sequence[str]) -> None:
         _timed("programs", lambda: binaries.ensure((*PROGRAMS, *wanted)))
         if running():
             print("the cluster is up already")
+            _timed("images", lambda: images.ensure(images.busybox()))
             _timed("operators", lambda: operators.up(wanted))
         else:
             _start(wanted)

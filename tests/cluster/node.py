@@ -109,7 +109,7 @@ def _kubelet() -> None:
         "podLogsDir": str(RUN / "pod-logs"),
         "serializeImagePulls": False,
         # The disk is shared with everything else on the machine: no eviction, no image lost for it.
-        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1%"},
+        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "volumePluginDir": str(RUN / "volume-plugins"),
