@@ -207,11 +207,11 @@ class RunDir:
 
     def _doomed(self, newest: Manifest, retention: Retention, in_use: Collection[int]) -> list[int]:
         older = [step for step in self.steps() if step < newest.step]
+        rest = older[: -max(1, retention.last)]
         # Kept whatever they hold: their manifests, maybe a hundred, need not be read.
-        kept = {step for step in older if retention.milestone(step) and self._committed_at(step)}
-        kept |= {*in_use, *self.pins()}
+        kept = {step for step in rest if retention.milestone(step) and self._committed_at(step)}
         others = self.complete(step for step in older if step not in kept)
-        kept |= retention.kept([newest, *others])
+        kept |= {*in_use, *self.pins(), *retention.kept([newest, *others])}
         doomed = [step for step in older if step not in kept]
         if not doomed or any(self.verified(step) for step in kept):
             return doomed

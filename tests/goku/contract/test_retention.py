@@ -111,6 +111,14 @@ def test_those_in_use_pinned_or_alone_verified_are_kept(run: RunDir) -> None:
     assert run.steps() == [50]
 
 
+@pytest.mark.parametrize("rule", [Retention(last=3), Retention(last=3, every=40)])
+def test_the_newest_are_counted_whatever_else_keeps_them(run: RunDir, rule: Retention) -> None:
+    for step in (10, 20, 30, 40, 50):
+        save(run, step)
+    run.pin(50, "stage2")
+    assert run.retain(rule, in_use=(40,)) == [10, 20]
+
+
 def test_on_a_nodes_disk_the_files_of_other_nodes_are_not_missed(tmp_path: Path) -> None:
     node = NodeDir(str(tmp_path))
     for step in (10, 20, 30):
