@@ -48,9 +48,11 @@ def render(
         bool,
         typer.Option("--freeze", help="Check and write the run too, so that this can be applied."),
     ] = False,
+    timeout: options.Timeout = options.SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Print a run as Kubernetes objects, for kubectl apply, or write it as a Helm chart."""
+    from goku_platform.cli.deadline import limit
     from goku_platform.cli.output import emit_json, warn
     from goku_platform.runs.compose import Request, compose
     from goku_platform.runs.render import render
@@ -65,7 +67,8 @@ def render(
     )
     config = compose(request, store=settings.store)
     wanted = None if kind in (None, Form.HELM) else Kind(kind)
-    rendered = render(config, settings, code_version=code_version(), kind=wanted, freeze=freeze)
+    with limit(timeout, "render"):
+        rendered = render(config, settings, code_version=code_version(), kind=wanted, freeze=freeze)
     warn(rendered.warnings)
     if kind is Form.HELM and output is not None:
         _write(output, rendered.chart)

@@ -8,9 +8,9 @@ from goku.contract.exits import Cause
 from goku.contract.pod import Verdict
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
+from goku_platform.cluster.pauses import Pauses
 from goku_platform.errors import RunError
 
-_POLL_SECONDS = 0.2
 _AGAIN_SECONDS = 3.0  # a controller may have made a pod while the others were being killed
 _NOW_SECONDS = 30.0  # a kill is quick, but a node may be slow to say so
 
@@ -31,6 +31,7 @@ def stop(
     seconds = patience(run, now=now) if timeout_seconds is None else timeout_seconds
     client.stop(run.uri, now=now)
     asked, deadline = time.monotonic(), time.monotonic() + seconds
+    pauses = Pauses()
     while client.get(run.uri).alive:
         if now and time.monotonic() >= asked + _AGAIN_SECONDS:
             asked = time.monotonic()
@@ -42,7 +43,7 @@ def stop(
                 f"it is still {'ending' if now else 'saving'} after {seconds:g} s",
                 f"It has been asked; wait for it: goku-platform status {run.name} --watch.",
             )
-        time.sleep(_POLL_SECONDS)
+        pauses.sleep(at_most=deadline - time.monotonic())
     _record(run, client, now=now)
 
 

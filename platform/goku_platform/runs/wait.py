@@ -1,21 +1,20 @@
 """Wait: the lines of a run as it writes them, and the exit code it ends with."""
 
-import time
 from collections.abc import Iterator
 
 from goku.contract.attempts import Ledger
 from goku.contract.exits import Exit
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
-
-_POLL_SECONDS = 0.2
+from goku_platform.cluster.pauses import Pauses
 
 
 def follow(run: RunDir, client: Client) -> Iterator[str]:
     """Lines of the run's newest start, until it ends."""
     yield from client.logs(run.uri, follow=True)
+    pauses = Pauses()
     while client.get(run.uri).alive:
-        time.sleep(_POLL_SECONDS)
+        pauses.sleep()
 
 
 def exit_code(run: RunDir, client: Client) -> int:
