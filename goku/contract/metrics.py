@@ -36,6 +36,8 @@ STEP = Metric("goku_step", "gauge", "Last finished optimizer step")
 HIGHEST_STEP = Metric("goku_highest_step", "gauge", "Highest step any attempt has finished")
 TARGET_STEP = Metric("goku_target_step", "gauge", "Step at which the run is done")
 STEP_SECONDS = Metric("goku_step_seconds", "histogram", "Wall seconds of one optimizer step")
+# Upper bounds, finest where 1B to 8B train: quantiles are interpolated between them.
+STEP_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 4.5, 7, 10, 15, 20, 30, 45, 70, 100, 200, 600)
 LOSS = Metric("goku_loss", "gauge", "Training loss of the last logged step")
 VALIDATION_LOSS = Metric(
     "goku_validation_loss", "gauge", "Mean loss over stratified t on held-out samples", ("weights",)

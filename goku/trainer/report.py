@@ -55,7 +55,9 @@ class Report:
         self._registry.register(_TimeClasses(clock, self._labels))
         self._gauges = {m.name: Gauge(**self._described(m)) for m in _of("gauge")}
         self._counters = {m.name: Counter(**self._described(m)) for m in _of("counter")}
-        self._step_seconds = Histogram(**self._described(metrics.STEP_SECONDS))
+        self._step_seconds = Histogram(
+            **self._described(metrics.STEP_SECONDS), buckets=metrics.STEP_BUCKETS
+        )
         for counter in self._counters.values():  # absent until it counts, it would break rates
             counter.labels(**self._labels)
         self._target = target_step

@@ -54,6 +54,16 @@ def test_labels_name_run_stage_and_attempt(report: Report) -> None:
     assert scrape(report)[key] == 2.0
 
 
+def test_a_step_of_a_large_model_falls_between_two_bounds(report: Report) -> None:
+    report.stepped({**ROW, "step_seconds": 42.0}, tokens=1, samples=1, flops=1)
+    counts = {
+        float(key.split('le="')[1].split('"')[0]): value
+        for key, value in scrape(report).items()
+        if key.startswith("goku_step_seconds_bucket")
+    }
+    assert (counts[30.0], counts[45.0], counts[math.inf]) == (0, 1, 1)
+
+
 def test_rows_are_json_lines_without_nan(report: Report, tmp_path: Path) -> None:
     report.stepped({**ROW, "loss": math.nan}, tokens=1, samples=1, flops=1)
     report.note(validation_loss_ema=0.25)
