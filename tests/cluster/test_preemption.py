@@ -4,6 +4,9 @@ Every kind of job goes through it: an eviction in the middle, a checkpoint withi
 whole gang again, and the same weights at the end. The default kind also through Kueue's preemption.
 """
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +42,14 @@ def test_kueue_preempts_for_a_higher_priority(tenant: Tenant, undisturbed: Any) 
     assert (low.losses("low"), low.final_bytes("low")) == undisturbed
 
 
+@pytest.fixture
+def node_disk() -> Iterator[Path]:
+    """A folder of the node, which is this machine, open to the pods' user."""
+    with tempfile.TemporaryDirectory(prefix="goku-node-disk-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_evicted_pod_takes_the_gang_along_and_brings_it_back(
     tenant: Tenant, undisturbed: Any, kind: str
@@ -70,6 +81,23 @@ def test_a_pod_deleted_without_grace_costs_at_most_an_interval(
     assert second.first_step == first.durable_step
     assert tenant.losses("torn") == undisturbed[0]
     assert tenant.final_bytes("torn") == undisturbed[1]
+
+
+def test_the_nodes_own_disks_have_what_the_store_has_not(
+    tenant: Tenant, undisturbed: Any, node_disk: Path
+) -> None:
+    settings = (f"checkpoint.local_dir={node_disk}", "checkpoint.local_interval_steps=5")
+    refused = tenant.start(*tenant.launch_arguments("refused", *settings))
+    assert refused.returncode == Exit.USER_ERROR, refused.stdout
+    assert "hostPath volumes" in refused.stderr  # by the namespace's Pod Security level
+    with tenant.neighbour(f"{tenant.namespace}-disks") as place:
+        place.launch("disks", *settings, steps=STEPS, interval=50)
+        place.reach("disks", 12)
+        place.cluster.chaos.delete_now(place.namespace, place.pod("disks", 1))
+        first, second = place.done("disks")
+        assert first.durable_step == 0
+        assert second.first_step in range(10, (first.last_step or 0) + 1, 5)
+        assert (place.losses("disks"), place.final_bytes("disks")) == undisturbed
 
 
 def _saved_and_left(attempt: Attempt) -> None:

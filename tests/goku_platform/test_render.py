@@ -69,6 +69,25 @@ def test_a_kind_that_nobody_decided_is_a_pytorchjob() -> None:
     assert job["kind"] == "PyTorchJob"
 
 
+def test_curation_has_no_state_to_keep_on_its_node() -> None:
+    tiers = {"local_dir": "/mnt/nvme", "local_interval_steps": 5}
+    over = {"data": {"source": "s3://bucket/footage"}, "checkpoint": tiers}
+    config = presets.build("curate", store=rendering.CPU.store, overrides=over)
+    assert "hostPath" not in str(render(rendering.spec(config, rendering.CPU, Kind.JOB)))
+
+
+@pytest.mark.parametrize("kind", rendering.TRAINING_KINDS)
+def test_the_nodes_own_disk_is_at_the_same_path_in_the_pod(kind: Kind) -> None:
+    tiers = {"checkpoint": {"local_dir": "/mnt/nvme", "local_interval_steps": 5}}
+    config = presets.build("stage1", store=rendering.CPU.store, size="tiny", overrides=tiers)
+    *_, job = render(rendering.spec(config, rendering.CPU, kind))
+    pod = rendering.template(job, rendering.CPU)["spec"]
+    [volume] = [one for one in pod["volumes"] if "hostPath" in one]
+    assert volume["hostPath"] == {"path": "/mnt/nvme", "type": "Directory"}
+    mount = {"name": volume["name"], "mountPath": "/mnt/nvme"}
+    assert mount in pod["containers"][0]["volumeMounts"]
+
+
 # --- the same on every kind
 
 

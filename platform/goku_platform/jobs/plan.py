@@ -8,7 +8,14 @@ from goku.contract import env
 from goku_platform.errors import TargetError
 from goku_platform.jobs import names
 from goku_platform.jobs.network import Network, network
-from goku_platform.jobs.spec import JobSpec, Placement, Resources, Topology, Volume
+from goku_platform.jobs.spec import (
+    JobSpec,
+    NodeFolder,
+    Placement,
+    Resources,
+    Topology,
+    Volume,
+)
 from goku_platform.settings import Settings
 
 SCRATCH = "/goku"  # pod folder and caches; the image's own file system is read-only
@@ -52,6 +59,7 @@ def plan(config: RunConfig, settings: Settings, *, code_version: str) -> JobSpec
         stop_budget_seconds=config.checkpoint.stop_budget_seconds,
         resources=_resources(settings, gpus=gpus, share=share),
         volumes=_volumes(settings),
+        node_folders=_node_folders(config),
         placement=_placement(settings, network(settings, nodes=nodes, share=share)),
         labels={
             names.APP: "goku",
@@ -103,6 +111,12 @@ def _volumes(settings: Settings) -> tuple[Volume, ...]:
         Volume(name="tmp", path="/tmp", size_gib=settings.scratch_gib),
         Volume(name="shm", path="/dev/shm", size_gib=settings.shm_gib, in_memory=True),
     )
+
+
+def _node_folders(config: RunConfig) -> tuple[NodeFolder, ...]:
+    """Where the pods of the next attempt look for what this one's have saved on their nodes."""
+    path = config.checkpoint.local_dir if config.job is Job.TRAIN else None
+    return (NodeFolder(name="node-disk", path=path),) if path else ()
 
 
 def _placement(settings: Settings, network: Network) -> Placement:

@@ -27,6 +27,14 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeFolder:
+    """A folder of the node itself, at the same path in the pod: it outlives the pod."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What one node's pod asks for."""
 
@@ -88,6 +96,7 @@ class JobSpec:
     stop_budget_seconds: float  # from SIGTERM until the supervisor gives up on the save
     resources: Resources
     volumes: tuple[Volume, ...]
+    node_folders: tuple[NodeFolder, ...]
     placement: Placement
     labels: Mapping[str, str]
     annotations: Mapping[str, str]

@@ -15,6 +15,7 @@ from goku_platform.jobs.estimate import Estimate
 from goku_platform.jobs.kinds import RESOURCES
 from goku_platform.jobs.spec import JobSpec
 from goku_platform.render import runtime
+from goku_platform.render.pod import USER
 from goku_platform.settings import Kind, Settings
 
 _LABEL = 63  # characters of a name in DNS, and of a label's value
@@ -58,6 +59,7 @@ def lint_cluster(spec: JobSpec) -> Iterator[Finding]:
     yield from _names(spec)
     yield from _queue(spec)
     yield from _network(spec)
+    yield from _node_folders(spec)
     if spec.placement.kind is Kind.TRAINJOB:
         yield from _runtime(spec)
     if spec.on_ray and spec.placement.kind not in (None, Kind.RAYJOB):
@@ -138,6 +140,22 @@ def _network(spec: JobSpec) -> Iterator[Finding]:
         "RDMA pins memory, and the pods have no IPC_LOCK: restricted Pod Security forbids it",
         "Give the nodes' container runtime LimitMEMLOCK=infinity.",
     )
+
+
+def _node_folders(spec: JobSpec) -> Iterator[Finding]:
+    for folder in spec.node_folders:
+        if not folder.path.startswith("/"):
+            yield Finding(
+                f"checkpoint.local_dir={folder.path}",
+                "it is a folder of the node, and its path is not absolute",
+                "Name it from the root, such as /mnt/nvme/goku.",
+                fatal=True,
+            )
+        yield Finding(
+            f"checkpoint.local_dir={folder.path}",
+            "a folder of the node is a hostPath volume: Pod Security below privileged refuses it",
+            f"Let user {USER} write to it on every node, and use a namespace that allows hostPath.",
+        )
 
 
 def _runtime(spec: JobSpec) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from goku.contract import env
 from goku_platform.jobs import names
 from goku_platform.jobs.plan import SCRATCH
-from goku_platform.jobs.spec import JobSpec, Volume
+from goku_platform.jobs.spec import JobSpec, NodeFolder, Volume
 
 Manifest = dict[str, Any]
 USER = 1000  # of the image; any but root
@@ -76,7 +76,7 @@ def placement(spec: JobSpec) -> Manifest:
     place = spec.placement
     return present(
         {
-            "volumes": [_volume(volume) for volume in spec.volumes],
+            "volumes": [*map(_volume, spec.volumes), *map(_node_folder, spec.node_folders)],
             "serviceAccountName": place.service_account,
             "securityContext": pod_security(),
             "imagePullSecrets": [{"name": name} for name in place.image_pull_secrets],
@@ -155,7 +155,8 @@ def ports(spec: JobSpec) -> list[Manifest]:
 
 
 def mounts(spec: JobSpec) -> list[Manifest]:
-    return [{"name": volume.name, "mountPath": volume.path} for volume in spec.volumes]
+    folders: list[Volume | NodeFolder] = [*spec.volumes, *spec.node_folders]
+    return [{"name": folder.name, "mountPath": folder.path} for folder in folders]
 
 
 def secrets(given: Sequence[str]) -> list[Manifest]:
@@ -207,3 +208,8 @@ def _affinity(excluded: Sequence[str]) -> Manifest | None:
 def _volume(volume: Volume) -> Manifest:
     medium = {"medium": "Memory"} if volume.in_memory else {}
     return {"name": volume.name, "emptyDir": {**medium, "sizeLimit": f"{volume.size_gib}Gi"}}
+
+
+def _node_folder(folder: NodeFolder) -> Manifest:
+    """Never made by the kubelet: that would be root's, and may be a disk that is not mounted."""
+    return {"name": folder.name, "hostPath": {"path": folder.path, "type": "Directory"}}
