@@ -65,6 +65,7 @@ class Member:
             run=place.run_uri, node_rank=place.node_rank, nodes=place.nodes, host=place.host
         )
         self._trouble = "no connection yet"
+        self._is_heard = False  # node 0 says that it is there
         self._outbox: list[Message] = []
         self._attempt: Attempt | None = None
         self._end: Attempt | None = None
@@ -83,6 +84,8 @@ class Member:
         awaited = f"node 0 at {self._place.master_addr}:{self._place.gang_port}"
         with self._changed:
             while self._attempt is None:
+                if self._is_heard:  # it has more patience than we, or less, and tells all
+                    patience.renew()
                 if nothing := patience.spent(awaited, self._trouble):
                     self.leave()
                     return nothing
@@ -152,6 +155,7 @@ class Member:
     def _heed(self, message: Message) -> None:
         match message:
             case Beat():
+                self._is_heard = True
                 self._trouble = "it is there and waits for the others"
             case Begin(attempt=attempt):
                 self._attempt = attempt
@@ -171,6 +175,7 @@ class Member:
 
     def _lost(self, why: str) -> None:
         with self._changed:
+            self._is_heard = False
             if self._attempt is None:
                 self._trouble = why
             else:

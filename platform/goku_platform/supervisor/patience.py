@@ -12,7 +12,7 @@ _TELL_SECONDS = 30.0  # between two lines that say who is awaited
 
 
 class Patience:
-    """One wait, from its construction on; told to people at once and then now and then."""
+    """One wait, from when it was made or renewed; told to people at once and then now and then."""
 
     def __init__(
         self, budget_seconds: float, *, stop: StopRequest, say: Callable[[str], None]
@@ -20,6 +20,10 @@ class Patience:
         self._budget_seconds, self._stop, self._say = budget_seconds, stop, say
         self._began = time.monotonic()
         self._tell_at = self._began
+
+    def renew(self) -> None:
+        """Begin anew: whom we wait for is there."""
+        self._began = time.monotonic()
 
     def spent(self, awaited: str, why: str = "") -> Attempt | None:
         """Nothing while there is patience; after it an attempt that is over already."""

@@ -283,6 +283,17 @@ def test_who_does_not_come_is_named_and_all_leave(make: Callable[[int], Room]) -
     assert member.result() == ended
 
 
+def test_who_has_found_the_leader_leaves_with_it_and_not_before(
+    make: Callable[[int], Room],
+) -> None:
+    room = make(3)
+    leader = meet(room.leader(budget=5.0))
+    member = meet(room.member(2, budget=2.5))
+    ended = leader.result()
+    assert ended.message.startswith("nodes 1 of 3 did not come within 5 s")
+    assert member.result() == ended
+
+
 def test_a_thousand_missing_nodes_are_one_line(make: Callable[[int], Room]) -> None:
     room = make(1024)
     ended = room.leader(budget=0.1).meet(lambda: ATTEMPT)
