@@ -197,6 +197,13 @@ class Ledger:
         except (FileNotFoundError, ValidationError):
             return None
 
+    def committed(self, number: int) -> Steps:
+        """What the newest checkpoint tells of an attempt, which may have ended before it could."""
+        latest = self._run.latest()
+        if latest is None or latest.attempt != number:
+            return Steps()
+        return Steps(last=latest.step, durable=latest.step)
+
     def _close_lost(self, newest: int) -> None:
         for attempt in self.all():
             if attempt.number < newest and not attempt.over:
@@ -206,10 +213,8 @@ class Ledger:
         """What is known of an attempt whose supervisors have all vanished."""
         verdict = Verdict(Cause.LOST, "its supervisor vanished without a record")
         pulse = self.pulse(attempt.number) or Pulse(at=attempt.started_at, hosts=())
-        progress, latest = pulse.progress, self._run.latest()
-        steps = Steps.of(progress) if progress else Steps()
-        if latest and latest.attempt == attempt.number:  # it was saved after the last pulse
-            steps |= Steps(last=latest.step, durable=latest.step)
+        progress = pulse.progress
+        steps = self.committed(attempt.number) | (Steps.of(progress) if progress else Steps())
         at = max(pulse.at, attempt.started_at)
         ended = attempt.ended(verdict, at=at, steps=steps, progress=progress)
         return ended.model_copy(update={"exit_code": None})  # nobody saw one

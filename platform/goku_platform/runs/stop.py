@@ -12,7 +12,7 @@ from goku_platform.cluster.pauses import Pauses
 from goku_platform.errors import RunError
 
 _AGAIN_SECONDS = 3.0  # a controller may have made a pod while the others were being killed
-_NOW_SECONDS = 30.0  # a kill is quick, but a node may be slow to say so
+_NOW_SECONDS = 60.0  # a kill is quick, but a busy node is slow to say so
 
 
 def patience(run: RunDir, *, now: bool) -> float:
@@ -57,9 +57,7 @@ def _record(run: RunDir, client: Client, *, now: bool) -> None:
     progress, steps = pulse.progress if pulse else None, Steps()
     if progress:
         steps = Steps(first=progress.first_step, last=progress.step, durable=progress.durable_step)
-    latest = run.latest()
-    if latest and latest.attempt == newest.number:
-        steps |= Steps(last=latest.step, durable=latest.step)
+    steps |= ledger.committed(newest.number)
     how = "stop --now" if now else "the end of its grace"
     verdict = Verdict(Cause.KILLED, f"{how} ended it before it could save")
     ledger.close(newest.ended(verdict, at=time.time(), steps=steps, progress=progress))

@@ -20,6 +20,7 @@ from goku_platform.supervisor.watch import Watch
 from goku_platform.supervisor.within import within
 
 _CLOSE_TRIES, _CLOSE_SECONDS = 3, 1.0
+_ASK_LIMIT_SECONDS = 10.0
 _CLOSE_LIMIT_SECONDS = 60.0  # a store that hangs: the next attempt closes the record
 
 
@@ -61,7 +62,13 @@ class Books:
     ) -> Attempt:
         """Close the record once, for all nodes; the record as it then stands."""
         progress = self._rank_0(attempt, watch)
-        ended = record.closed(attempt, reports, progress=progress, at=time.time())
+        ended = record.closed(
+            attempt,
+            reports,
+            progress=progress,
+            committed=lambda: self._committed(attempt.number),
+            at=time.time(),
+        )
         written = within(_CLOSE_LIMIT_SECONDS, lambda: self._write(ended, warn))
         if written is None:
             warn("the attempt's record was not written; the next attempt will")
@@ -95,6 +102,16 @@ class Books:
             return known
         self._ledger.close(ended)
         return ended
+
+    def _committed(self, number: int) -> Steps:
+        """The store's word; none if it gives none in time: the next save will show."""
+
+        def ask() -> Steps:
+            with suppress(Exception):  # every driver has exceptions of its own
+                return self._ledger.committed(number)
+            return Steps()
+
+        return within(_ASK_LIMIT_SECONDS, ask) or Steps()
 
     def _rank_0(self, attempt: Attempt, watch: Watch) -> Progress | None:
         """The last that is known of rank 0: on its node, or by the pulse of one that is gone."""

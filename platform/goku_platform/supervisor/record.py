@@ -1,6 +1,6 @@
 """The end of an attempt as the ledger and people see it: what all nodes know of it together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from goku.contract.attempts import Attempt, Steps
 from goku.contract.metrics import TimeClass
@@ -10,12 +10,23 @@ from goku_platform.supervisor.verdict import merge
 
 
 def closed(
-    attempt: Attempt, reports: Sequence[Report], *, progress: Progress | None, at: float
+    attempt: Attempt,
+    reports: Sequence[Report],
+    *,
+    progress: Progress | None,
+    committed: Callable[[], Steps],
+    at: float,
 ) -> Attempt:
-    """The attempt's final record. `progress` is the last that is known of rank 0."""
+    """The attempt's final record. `progress` is the last that is known of rank 0.
+
+    `committed` is asked where steps seem to be lost: ranks may die between a commit and the word
+    of it.
+    """
     steps = Steps.of(progress) if progress else Steps()
     for report in reports:
         steps |= report.steps
+    if steps.lost:
+        steps |= committed()
     return attempt.ended(merge(reports), at=at, steps=steps, progress=progress)
 
 

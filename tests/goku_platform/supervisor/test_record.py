@@ -21,12 +21,20 @@ def progress(section: str = "step", **more: object) -> Progress:
     return Progress(rank=0, pid=1, section=section, budget_seconds=1).model_copy(update=more)
 
 
-def closed(pod: PodDir, cause: Cause = Cause.CRASHED, message: str = "") -> Attempt:
+def closed(
+    pod: PodDir, cause: Cause = Cause.CRASHED, message: str = "", committed: Steps | None = None
+) -> Attempt:
     watch = Watch(pod, frozenset({0}), start_budget=None)
     watch.look()
     attempt = Attempt(number=4, started_at=time.time() - 10)
     report = Report(node_rank=0, host="a", verdict=Verdict(cause, message), steps=watch.steps)
-    return record.closed(attempt, [report], progress=watch.progress.get(0), at=time.time())
+    return record.closed(
+        attempt,
+        [report],
+        progress=watch.progress.get(0),
+        committed=lambda: committed or Steps(),
+        at=time.time(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,13 @@ def test_lost_steps(
     assert attempt.exit_code == 139
 
 
+def test_a_checkpoint_that_nobody_lived_to_tell_of_is_not_lost(tmp_path: Path) -> None:
+    pod = PodDir(tmp_path)
+    pod.beat(progress(first_step=0, step=23, durable_step=10))
+    attempt = closed(pod, committed=Steps(last=20, durable=20))
+    assert (attempt.last_step, attempt.durable_step, attempt.lost_steps) == (23, 20, 3)
+
+
 def test_the_steps_are_the_highest_that_any_node_has_told() -> None:
     started = Attempt(number=1, started_at=0.0)
     reports = [
@@ -59,7 +74,7 @@ def test_the_steps_are_the_highest_that_any_node_has_told() -> None:
             (Steps(first=2, last=7, durable=4), Steps(first=2, last=8), Steps())
         )
     ]
-    ended = record.closed(started, reports, progress=None, at=10.0)
+    ended = record.closed(started, reports, progress=None, committed=Steps, at=10.0)
     assert (ended.first_step, ended.last_step, ended.durable_step) == (2, 8, 4)
     assert ended.lost_steps == 4
     assert sum(ended.seconds.values()) == 10.0
