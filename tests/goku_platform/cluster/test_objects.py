@@ -15,6 +15,7 @@ def test_only_what_we_wrote_is_compared() -> None:
             "name": "a",
             "uid": "1",
             "managedFields": [],
+            "ownerReferences": [{"kind": "Job", "name": "a", "uid": "2"}],
             "annotations": {"goku.platform/launch": "ab12", "goku.platform/run-uri": "s3://b/a"},
         },
         "spec": {"runPolicy": {"suspend": True, "cleanPodPolicy": "Running"}, "tags": ["x"]},

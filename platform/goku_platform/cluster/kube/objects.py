@@ -27,6 +27,7 @@ _SERVERS = frozenset(  # keys that only the server writes, different for every o
         "resourceVersion",
         "generation",
         "creationTimestamp",
+        "ownerReferences",  # of what a job takes along when it goes: its uid is the server's
         "controller-uid",
         "batch.kubernetes.io/controller-uid",
         names.LAUNCH,
