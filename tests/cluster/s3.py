@@ -97,6 +97,12 @@ class S3Server:
             self._process.wait(_END_SECONDS)
             self._process = None
 
+    def check(self) -> None:
+        """Raise RuntimeError, with its last words, if it has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{self.kind} ended with {self._process.returncode}:\n{tail}")
+
     def freeze(self) -> None:
         """Let it accept and never answer, until `thaw`."""
         self._signal(signal.SIGSTOP)
@@ -166,10 +172,12 @@ class S3Server:
 def serving(
     kind: Kind, folder: Path, *, address: str = "127.0.0.1", bucket: str = "goku-runs"
 ) -> Iterator[S3Server]:
-    """A server until the block ends. Raises MissingTool, with the command that builds it."""
+    """A server until the block ends. Raises MissingTool, with the command that builds it, and
+    RuntimeError if the server has not lived as long."""
     server = S3Server(kind, folder, address=address, bucket=bucket)
     try:
         server.start()
         yield server
+        server.check()
     finally:
         server.stop()
