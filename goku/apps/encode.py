@@ -10,6 +10,8 @@ from goku.contract.rundir import CLIPS, LATENTS, locate
 from goku.contract.store import Store
 from goku.trainer.health import Health
 
+_CLIPS_AHEAD = 2  # decoded while one is encoded: a clip's pixels take up to a gigabyte
+
 
 def encode(context: Context) -> Cause:
     """Encode what is missing into `<run>/latents`. YIELDED when asked to stop, with all kept.
@@ -55,7 +57,7 @@ def _fill(context: Context, health: Health) -> bool:
     )
     cache.begin(meta, encoder.text(EMPTY))
     health.section("step")
-    return fill(cache, clips, encoder=encoder, watch=health, depth=config.data.prefetch_packs)
+    return fill(cache, clips, encoder=encoder, watch=health, depth=_CLIPS_AHEAD)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ class DataConfig(Section):
     costs: str | None = None  # URI of a table by `goku-platform bench --costs`, for measured
     caption_dropout: float = Field(0.1, ge=0, lt=1)  # empty caption, for guidance; not in the paper
     seed: int = 0
-    prefetch_packs: int = Field(2, gt=0)  # decoded ahead, per rank: bounds host memory
+    # Read ahead by each rank: what training lives on while the store is away. A pack of 32,768
+    # tokens has 10 to 100 MB, captions included.
+    prefetch_packs: int = Field(32, gt=0)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

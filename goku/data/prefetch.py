@@ -12,6 +12,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_THREADS = 8  # waiting for a store, most of the time
+
 
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, depth: int
@@ -22,7 +24,7 @@ def ahead(
     Close the generator to drop what has not begun.
     """
     items = iter(items)
-    pool = ThreadPoolExecutor(max_workers=depth, thread_name_prefix="prefetch")
+    pool = ThreadPoolExecutor(max_workers=min(depth, _THREADS), thread_name_prefix="prefetch")
     try:
         waiting: deque[Future[Result]] = deque(
             pool.submit(work, item) for item in islice(items, depth)
