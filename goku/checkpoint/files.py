@@ -9,7 +9,6 @@ lie; of those on an accelerator one chunk at a time is copied.
 """
 
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from goku.checkpoint.state import NamedPiece
+from goku.contract.checksum import crc32
 from goku.contract.manifest import FileEntry, Piece, TensorEntry
 from goku.contract.store import Store
 
@@ -56,7 +56,7 @@ class _Sink:
 
     def put(self, data: memoryview) -> int:
         """Write and return the CRC-32. A read-only view tells the stream that it need not copy."""
-        checksum = self._hasher.submit(zlib.crc32, data)
+        checksum = self._hasher.submit(crc32, data)
         self._stream.write(data.toreadonly())
         self.offset += data.nbytes
         return checksum.result()

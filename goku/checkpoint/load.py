@@ -75,8 +75,12 @@ class Checkpoint:
         check_header(self.folder.read_range(file, 0, entry.header_nbytes), file, entry)
 
     def _fill(self, found: Range) -> None:
-        room = self._room(found.end - found.start)
+        there = _destination(found)
+        room = self._room(found.end - found.start) if there is None else there
         data = room[: self.folder.read_into(found.file, found.start, room)]
+        if there is not None:
+            check_piece(data, found.parts[0].piece)
+            return
         for part in found.parts:
             first = part.piece.offset - found.start
             _put(data[first : first + part.piece.nbytes], part)
@@ -86,6 +90,21 @@ class Checkpoint:
         if len(getattr(self._scratch, "room", b"")) < nbytes:
             self._scratch.room = bytearray(max(nbytes, MOST))
         return memoryview(self._scratch.room)[:nbytes]
+
+
+def _destination(found: Range) -> memoryview | None:
+    """Where the bytes are wanted, if it is one piece, wanted whole and on the host: no copy."""
+    if len(found.parts) > 1:
+        return None
+    part = found.parts[0]
+    tensor = part.wanted.tensor
+    whole = part.last - part.first == part.piece.length
+    same = tensor.dtype == _TORCH_DTYPES[part.dtype] and tensor.is_contiguous()
+    if not (whole and same and tensor.device.type == "cpu"):
+        return None
+    start = part.first - part.wanted.start
+    wanted = tensor.detach()[start : start + part.piece.length]
+    return wanted.view(torch.uint8).numpy().data
 
 
 def _put(data: memoryview, part: Part) -> None:

@@ -8,7 +8,6 @@ docs/checkpoints.md describes the format for other readers.
 
 import hashlib
 import math
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from goku.contract.checksum import crc32
 from goku.contract.store import Store
 
 FORMAT = 2
@@ -162,13 +162,13 @@ def verify(store: Store, manifest: Manifest, *, progress: Progress = _nothing) -
 
 def check_piece(data: bytes | memoryview, piece: Piece) -> None:
     """Raise CorruptCheckpoint unless `data` are the bytes that were written for `piece`."""
-    if len(data) != piece.nbytes or zlib.crc32(data) != piece.crc32:
+    if len(data) != piece.nbytes or crc32(data) != piece.crc32:
         raise changed(piece.file, piece.offset, piece.offset + piece.nbytes)
 
 
 def check_header(data: bytes | memoryview, name: str, entry: FileEntry) -> None:
     """Raise CorruptCheckpoint unless `data` is the header that was written to file `name`."""
-    if len(data) != entry.header_nbytes or zlib.crc32(data) != entry.header_crc32:
+    if len(data) != entry.header_nbytes or crc32(data) != entry.header_crc32:
         raise changed(name, 0, entry.header_nbytes)
 
 
@@ -217,7 +217,7 @@ def _problem(
 def _crc32(stream: BinaryIO, nbytes: int, progress: Progress) -> int:
     crc = 0
     while nbytes and (chunk := stream.read(min(nbytes, _CHUNK))):
-        crc = zlib.crc32(chunk, crc)
+        crc = crc32(chunk, crc)
         nbytes -= len(chunk)
         progress(len(chunk))
     return crc

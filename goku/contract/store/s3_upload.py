@@ -5,6 +5,7 @@ off is aborted; of a killed process the server keeps the invisible parts until a
 (AbortIncompleteMultipartUpload) takes them away.
 """
 
+import base64
 import io
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,10 +13,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from goku.contract.checksum import crc32
 from goku.contract.store.s3_client import client, code, told, was_retried
 
-# CRC-32: zlib has it. CRC-32C would be as good and needs a compiled library on every machine.
-CHECKSUM = "CRC32"
+CHECKSUM = "CRC32"  # of every part and object: the server compares
 MARK = "goku-write"  # metadata that tells whose write an object is
 
 _PART_BYTES = 16 << 20
@@ -61,7 +62,7 @@ class Upload(io.RawIOBase):
             self._client.put_object(
                 **self._target,
                 Body=bytes(self._buffer),
-                ChecksumAlgorithm=CHECKSUM,
+                **checksum(self._buffer),
                 Metadata={MARK: self._mark},
             )
             return
@@ -112,7 +113,7 @@ class Upload(io.RawIOBase):
             UploadId=upload,
             PartNumber=number,
             Body=body,
-            ChecksumAlgorithm=CHECKSUM,
+            **checksum(body),
         )
         sums = {key: done[key] for key in (f"Checksum{CHECKSUM}",) if key in done}
         return {"PartNumber": number, "ETag": told(done, "ETag"), **sums}
@@ -122,6 +123,12 @@ class Upload(io.RawIOBase):
         if code(error) != "NoSuchUpload" or not was_retried(error):
             return False
         return holds(self._target, self._mark)
+
+
+def checksum(body: bytes | bytearray) -> dict[str, str]:
+    """The field of a request that says what arrives if nothing was lost on the way."""
+    digest = crc32(body).to_bytes(4, "big")
+    return {f"Checksum{CHECKSUM}": base64.b64encode(digest).decode()}
 
 
 def holds(target: dict[str, str], mark: str) -> bool:
