@@ -169,7 +169,10 @@ def _installers() -> Iterator[dict[str, str]]:
 
 
 def _forget_old(reference: str) -> None:
-    """Keep a few: pods of a test that still runs may use the one before."""
+    """Keep a few: pods of a test that still runs may use the one before.
+
+    Their layers of dependencies have gigabytes, here and in containerd.
+    """
     name = reference.partition(":")[0]
     history = KEPT / f"{name.rpartition('/')[2]}.history"
     made = history.read_text().split() if history.exists() else []
@@ -178,6 +181,11 @@ def _forget_old(reference: str) -> None:
     for row in rows:
         if row.startswith(f"{name}:") and row not in kept:
             ctr("images", "rm", row)
+    local = f"localhost/{name.rpartition('/')[2]}"
+    versions = {one.rpartition(":")[2] for one in kept}
+    for built in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+        if built.startswith(f"{local}:") and built.rpartition(":")[2] not in versions:
+            _buildah("rmi", built)
     history.write_text("\n".join(kept))
 
 

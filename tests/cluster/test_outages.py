@@ -9,18 +9,19 @@ from goku.contract.exits import Cause, Exit
 from goku.contract.rundir import RunDir
 from tests.cluster.tenant import Tenant
 
-OUTAGE_SECONDS = 120
+# Two minutes of refusals; of silence one, since every request then waits for its time limit.
+OUTAGE_SECONDS = {"refusing": 120, "silent": 60}
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["refusing", "silent"])
-def test_training_goes_on_while_the_store_is_away(tenant: Tenant, frozen: bool) -> None:
-    name = f"cut-off-{'silent' if frozen else 'refused'}"
-    tenant.launch(name, steps=100_000, interval=20)
-    tenant.reach(name, 3)
+@pytest.mark.parametrize("how", OUTAGE_SECONDS)
+def test_training_goes_on_while_the_store_is_away(tenant: Tenant, how: str) -> None:
+    name = f"cut-off-{how}"
+    tenant.launch(name, "data.prefetch_packs=100", steps=100_000, interval=20)
+    tenant.reach(name, 10)
     uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}
-    with tenant.s3.away(frozen=frozen):
+    with tenant.s3.away(frozen=how == "silent"):
         before = tenant.heartbeat(name).step or 0
-        time.sleep(OUTAGE_SECONDS)
+        time.sleep(OUTAGE_SECONDS[how])
         after = tenant.heartbeat(name).step or 0
     assert after - before >= 20  # saves were due, and did not stop it
     tenant.until(

@@ -52,7 +52,7 @@ def test_without_a_terminal_it_wants_agreement(tenant: Tenant) -> None:
 def test_a_watch_follows_a_run_to_its_end(tenant: Tenant) -> None:
     """Stopped, resumed on one node as another kind of job, watched to its end, and deleted."""
     name = "followed"
-    tenant.launch(name, steps=400, interval=100)
+    tenant.launch(name, steps=150, interval=100)
     tenant.reach(name, 3)
     tenant.goku("stop", name)
     (first,) = tenant.attempts(name)
