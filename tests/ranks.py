@@ -58,6 +58,7 @@ def run_ranks(
             "file": function.__code__.co_filename,
             "module": function.__module__,
             "function": function.__name__,
+            "environment": {**os.environ, **_ENVIRONMENT},
         }
         server = _server()
         assert server.stdin is not None
@@ -140,6 +141,8 @@ def _fork(job: dict[str, Any], rank: int) -> int:
     if pid:
         return pid
     folder = Path(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])  # as it is now: the server's is of its first call
     try:
         _redirect(folder / f"output-{rank}")
         result = pickle.dumps(_call(job, rank, folder))

@@ -5,11 +5,9 @@ from torch import nn
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
 from goku.parallel.engine import Engine
-from goku.parallel.fsdp import FsdpEngine
 from goku.parallel.mesh import Mesh
 from goku.parallel.sequence import partners, share_tokens
 from goku.parallel.tune import Typical, finish_blocks, take_kernels
-from goku.parallel.zero import ZeroEngine
 
 
 def parallelize(
@@ -36,5 +34,10 @@ def parallelize(
     if typical is not None:
         finish_blocks(model, config, typical, mesh)
     # 4. The engine last: it casts and cuts the weights, and its hooks must see the final modules.
-    engine = FsdpEngine if config.engine == "fsdp2" else ZeroEngine
-    return engine(model, config, training, mesh, micro_batches)
+    if config.engine == "fsdp2":  # each brings seconds of imports along
+        from goku.parallel.fsdp import FsdpEngine
+
+        return FsdpEngine(model, config, training, mesh, micro_batches)
+    from goku.parallel.zero import ZeroEngine
+
+    return ZeroEngine(model, config, training, mesh, micro_batches)

@@ -23,6 +23,7 @@ from goku.parallel.engine import Fragment
 from goku.parallel.mesh import Mesh
 
 _BUCKET = 100_000_000  # elements reduced at once: 400 MB in fp32
+_DISABLE = "TORCHDYNAMO_DISABLE"
 
 
 class _Piece(NamedTuple):
@@ -159,6 +160,8 @@ def _initialize(
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed|torch.distributed")
     import deepspeed
 
+    with _no_compiler():
+        import deepspeed.runtime.zero.muon.original_muon
     # its CPU all-reduce through shared memory would be compiled on first use, for 48 s
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with contextlib.redirect_stdout(io.StringIO()):
@@ -166,6 +169,19 @@ def _initialize(
             model=model, optimizer=adam, config=settings, dist_init_required=False
         )
     return engine
+
+
+@contextlib.contextmanager
+def _no_compiler() -> Iterator[None]:
+    """For imports: a compiled function in an optimizer that is not ours loads all of Inductor."""
+    before = os.environ.get(_DISABLE)
+    os.environ[_DISABLE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_DISABLE)
+        if before is not None:
+            os.environ[_DISABLE] = before
 
 
 def _create_moments(adam: torch.optim.AdamW, masters: list[Tensor] | None, *, on_gpu: bool) -> None:

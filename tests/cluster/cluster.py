@@ -141,3 +141,6 @@ class Cluster:
     def _kill_pods(self, namespace: str) -> None:
         words = ("delete", "pods", "--all", "--namespace", namespace)
         kubectl(*words, "--grace-period=1", "--wait=false")
+        # Nobody ends a pod that is on no node but the collector of garbage, in minutes.
+        nowhere = ("--field-selector", "spec.nodeName=", "--grace-period=0", "--force")
+        kubectl(*words, *nowhere, "--wait=false")

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.cluster import kwok
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import kubectl
-from tests.cluster.tenant import CLI, Tenant, tenant
+from tests.cluster.tenant import CLI, Tenant, hear_ctrl_c, tenant
 
 ROUNDS = 3
 WATCH_SECONDS = 60
@@ -77,7 +77,9 @@ def _agent(record: dict[str, str]) -> str:
 def _watched(place: Tenant, name: str) -> None:
     """`status --watch` for a while, ended as by Ctrl-C."""
     words = [str(CLI), "status", name, "--watch", "--profile", str(place.profile())]
-    watching = subprocess.Popen(words, env=place.environment, stdout=subprocess.DEVNULL)
+    watching = subprocess.Popen(
+        words, env=place.environment, stdout=subprocess.DEVNULL, preexec_fn=hear_ctrl_c
+    )
     time.sleep(WATCH_SECONDS)
     watching.send_signal(signal.SIGINT)
     watching.wait(timeout=30)

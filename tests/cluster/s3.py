@@ -36,6 +36,11 @@ _END_SECONDS = 10.0
 _REGION = "us-east-1"
 
 
+def _state(stat: Path) -> str:
+    """A thread's, by its file in /proc: T is stopped."""
+    return stat.read_text().rpartition(")")[2].split()[0]
+
+
 def _free_port(address: str) -> int:
     with socket.socket() as listener:
         listener.bind((address, 0))
@@ -106,6 +111,10 @@ class S3Server:
     def freeze(self) -> None:
         """Let it accept and never answer, until `thaw`."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any(_state(task / "stat") != "T" for task in tasks.iterdir()):
+            time.sleep(0.001)  # a thread may still answer
 
     def thaw(self) -> None:
         """Let it go on where it was."""

@@ -7,6 +7,7 @@ The rest looks at what came of it, through the store and the API server.
 import fnmatch
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,11 @@ SETTINGS = (
     f"checkpoint.grace_seconds={GRACE_SECONDS}",
     "checkpoint.stop_budget_seconds=40",
 )
+
+
+def hear_ctrl_c() -> None:
+    """For `preexec_fn`: children of a shell's background job would be deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

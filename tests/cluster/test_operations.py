@@ -18,7 +18,7 @@ import yaml
 from goku.contract.exits import Cause
 from tests.cluster.binaries import binary
 from tests.cluster.cluster import Cluster
-from tests.cluster.tenant import CLI, SECRET, SETTINGS, Tenant
+from tests.cluster.tenant import CLI, SECRET, SETTINGS, Tenant, hear_ctrl_c
 from tests.cluster.tenant import tenant as make_tenant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -106,6 +106,7 @@ def _run(place: Tenant, words: list[str]) -> "subprocess.CompletedProcess[str]":
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_ctrl_c,
     )
     if set(words) & set(ENDLESS):
         time.sleep(ENDLESS_SECONDS)

@@ -89,7 +89,9 @@ def test_the_nodes_own_disks_have_what_the_store_has_not(
     settings = (f"checkpoint.local_dir={node_disk}", "checkpoint.local_interval_steps=5")
     refused = tenant.start(*tenant.launch_arguments("refused", *settings))
     assert refused.returncode == Exit.USER_ERROR, refused.stdout
-    assert "hostPath volumes" in refused.stderr  # by the namespace's Pod Security level
+    assert (
+        'restricted volume type "hostPath"' in refused.stderr
+    )  # by the namespace's Pod Security level
     with tenant.neighbour(f"{tenant.namespace}-disks") as place:
         place.launch("disks", *settings, steps=STEPS, interval=50)
         place.reach("disks", 12)

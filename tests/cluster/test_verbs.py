@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from goku.contract.exits import Cause, Exit
-from tests.cluster.tenant import CLI, Tenant
+from tests.cluster.tenant import CLI, Tenant, hear_ctrl_c
 
 
 def listed(tenant: Tenant, name: str) -> dict[str, Any]:
@@ -79,7 +79,11 @@ def test_ctrl_c_leaves_a_whole_launch_or_none(tenant: Tenant, delay: float) -> N
     name = f"broken-{int(delay * 10)}"
     command = [str(CLI), *tenant.launch_arguments(name), "--profile", str(tenant.profile())]
     launching = subprocess.Popen(
-        command, env=tenant.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=tenant.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=hear_ctrl_c,
     )
     time.sleep(delay)
     launching.send_signal(signal.SIGINT)
