@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test lint format types imports check constraints clean
-.PHONY: cluster-binaries cluster-up cluster-down test-cluster
+.PHONY: cluster-binaries cluster-up cluster-down cluster-images
+.PHONY: test-cluster test-cluster-beside test-cluster-alone
 
 install: $(READY)
 
@@ -22,8 +23,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
+# AGAIN=--last-failed repeats what failed, as .ci/run does once: tests of whole gangs and clusters have
+# deadlines, and two cores may be late. What fails alone too is broken.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(AGAIN)
 
 # A Kubernetes cluster on this machine, as root: control plane, node and operators as in production,
 # made-up GPUs. The programs are built once from Go modules (half an hour, 1.2 GB).
@@ -36,12 +39,19 @@ cluster-up: $(READY)
 cluster-down: $(READY)
 	$(BIN)/python -m tests.cluster down
 
+test-cluster: test-cluster-beside test-cluster-alone
+
 # The images of the pods are built first: gigabytes and minutes once, seconds after that.
-test-cluster: LONG := --timeout 900 --durations 20
-test-cluster: cluster-up
+LONG := --timeout 900 --durations 20
+cluster-images: cluster-up
 	$(BIN)/python -m tests.cluster.platform_images
-	$(BIN)/python -m pytest tests/cluster -m "not disruptive" -n 2 --dist loadfile $(LONG)
-	$(BIN)/python -m pytest tests/cluster -m disruptive $(LONG)
+
+test-cluster-beside: cluster-images
+	$(BIN)/python -m pytest tests/cluster -m "not disruptive" -n 2 --dist loadfile $(LONG) $(AGAIN)
+
+# What breaks the control plane or the node.
+test-cluster-alone: cluster-images
+	$(BIN)/python -m pytest tests/cluster -m disruptive $(LONG) $(AGAIN)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
