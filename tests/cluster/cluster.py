@@ -139,8 +139,7 @@ class Cluster:
         kubectl(*gone)
 
     def _kill_pods(self, namespace: str) -> None:
-        words = ("delete", "pods", "--all", "--namespace", namespace)
-        kubectl(*words, "--grace-period=1", "--wait=false")
+        words = ("delete", "pods", "--namespace", namespace, "--wait=false")
+        kubectl(*words, "--all", "--grace-period=1")
         # Nobody ends a pod that is on no node but the collector of garbage, in minutes.
-        nowhere = ("--field-selector", "spec.nodeName=", "--grace-period=0", "--force")
-        kubectl(*words, *nowhere, "--wait=false")
+        kubectl(*words, "--field-selector", "spec.nodeName=", "--grace-period=0", "--force")
