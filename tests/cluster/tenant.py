@@ -66,11 +66,12 @@ class Tenant:
 
     @property
     def namespace(self) -> str:
-        return self.queue.namespace
+        """Where its pods run: its own, unless a profile says another."""
+        return str(self.profile_values.get("namespace", self.queue.namespace))
 
     @property
     def store(self) -> str:
-        return f"s3://{self.s3.bucket}/{self.namespace}"
+        return f"s3://{self.s3.bucket}/{self.queue.namespace}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -88,9 +89,9 @@ class Tenant:
         return replace(self, profile_values={**self.profile_values, **values})
 
     @contextmanager
-    def neighbour(self, namespace: str) -> Iterator["Tenant"]:
+    def neighbour(self, namespace: str, *, restricted: bool = True) -> Iterator["Tenant"]:
         """The same people in another namespace, which sees nothing of this one but the store."""
-        with self.cluster.namespace(namespace):
+        with self.cluster.namespace(namespace, restricted=restricted):
             self.cluster.apply(_secret(namespace, self.s3))
             yield self.with_profile(namespace=namespace, kind="job", queue=None)
 

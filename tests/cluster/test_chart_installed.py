@@ -102,6 +102,8 @@ def test_a_trainjob_finds_its_runtime(cluster: Cluster, namespace: str) -> None:
         made = cluster.get("jobset", job["metadata"]["name"], namespace=namespace)
         rules = made["spec"]["failurePolicy"]["rules"]
         assert [rule["name"] for rule in rules] == ["final", "retried", "vanished"]
+        # A namespace that ends before it would have its JobSet try again and again, for minutes.
+        cluster.kubectl("delete", "trainjob", job["metadata"]["name"], "-n", namespace)
 
 
 def test_a_job_passes_the_queue_by_priority(cluster: Cluster, namespace: str) -> None:

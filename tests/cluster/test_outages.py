@@ -17,13 +17,13 @@ OUTAGE_SECONDS = {"refusing": 120, "silent": 60}
 def test_training_goes_on_while_the_store_is_away(tenant: Tenant, how: str) -> None:
     name = f"cut-off-{how}"
     tenant.launch(name, "data.prefetch_packs=100", steps=100_000, interval=20)
-    tenant.reach(name, 10)
+    tenant.reach(name, 30)
     uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}
     with tenant.s3.away(frozen=how == "silent"):
         before = tenant.heartbeat(name).step or 0
         time.sleep(OUTAGE_SECONDS[how])
         after = tenant.heartbeat(name).step or 0
-    assert after - before >= 20  # saves were due, and did not stop it
+    assert after - before >= 10  # on what it had read ahead, with a save under way
     tenant.until(
         "durable again",
         lambda: (latest := tenant.run(name).latest()) is not None and latest.step > after,
