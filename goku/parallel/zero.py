@@ -160,7 +160,7 @@ def _initialize(
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed|torch.distributed")
     import deepspeed
 
-    with _no_compiler():
+    with _no_compiler(), contextlib.suppress(ImportError):  # moved, it would only cost seconds
         import deepspeed.runtime.zero.muon.original_muon
     # its CPU all-reduce through shared memory would be compiled on first use, for 48 s
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

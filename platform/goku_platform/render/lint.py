@@ -153,7 +153,7 @@ def _node_folders(spec: JobSpec) -> Iterator[Finding]:
             )
         yield Finding(
             f"checkpoint.local_dir={folder.path}",
-            "a folder of the node is a hostPath volume: Pod Security below privileged refuses it",
+            "it is a hostPath volume, which every Pod Security level but privileged refuses",
             f"Let user {USER} write to it on every node, and use a namespace that allows hostPath.",
         )
 

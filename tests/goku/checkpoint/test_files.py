@@ -132,6 +132,24 @@ def test_any_flipped_byte_is_refused_by_load_and_found_by_verify() -> None:
             Checkpoint(store, manifest).read(*tensors)
 
 
+def test_a_piece_wanted_whole_is_read_into_its_tensor_and_checked_there(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.randn(16)
+    written = files.write(store, NAME, [whole("ema/weight", values)])
+    monkeypatch.setattr(Checkpoint, "_room", None)  # no other memory is taken
+    checkpoint, room = Checkpoint(store, manifest_of(written)), torch.zeros(20)
+    checkpoint.read(NamedPiece("ema/weight", (16,), 0, room[2:18]))
+    assert torch.equal(room[2:18], values)
+    assert not room[:2].any()
+    assert not room[18:].any()
+    data = bytearray((tmp_path / NAME).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / NAME).write_bytes(data)
+    with pytest.raises(CorruptCheckpoint, match=NAME):
+        checkpoint.read(NamedPiece("ema/weight", (16,), 0, room[2:18]))
+
+
 def read_everything(checkpoint: Checkpoint) -> None:
     checkpoint.read(*saved())
 
