@@ -7,7 +7,6 @@ which has neither gate nor modulation.
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from goku.config.model import ModelConfig
 from goku.nn.attention import CrossAttention, SelfAttention
@@ -69,9 +68,9 @@ class Mlp(nn.Sequential):
             nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
         )
         self.rowwise: Rowwise = PLAIN
+        self.keeps_hidden = True  # for the backward; recomputation says otherwise
 
     def forward(self, y_ND: Tensor) -> tuple[Tensor, Tensor]:
         """[N, D] to [N, D], and the bias [D] still to be added to it."""
         up, down = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
-        h_NH = self.rowwise.gelu(linear(y_ND, up.weight), up.bias)
-        return linear(h_NH, down.weight), down.bias
+        return self.rowwise.mlp(y_ND, up, down, keep=self.keeps_hidden), down.bias

@@ -34,9 +34,10 @@ class SelfAttention(nn.Module):
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> Tensor:
         """Mix the tokens of each segment: [N, D] to [N, D]."""
         rows, heads = self.rowwise, self.heads
-        q_NAK = rows.rotate(self.query(x_ND), self.query_norm, rotation, heads)
-        k_NAK = rows.rotate(self.key(x_ND), self.key_norm, rotation, heads)
-        v_NAK = rearrange(self.value(x_ND), "n (a k) -> n a k", a=heads)
+        q_ND, k_ND, v_ND = rows.project(x_ND, self.query, self.key, self.value)
+        q_NAK = rows.rotate(q_ND, self.query_norm, rotation, heads)
+        k_NAK = rows.rotate(k_ND, self.key_norm, rotation, heads)
+        v_NAK = rearrange(v_ND, "n (a k) -> n a k", a=heads)
         o_NAK = self.attend(q_NAK, k_NAK, v_NAK, layout.query_spans, layout.full_spans)
         out_ND: Tensor = self.out(o_NAK.flatten(1))
         return out_ND

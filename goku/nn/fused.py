@@ -1,4 +1,5 @@
-"""`Rowwise` by the Triton kernels of `goku.nn.kernels`: each of its verbs is one pass over memory.
+"""`Rowwise` by the kernels of `goku.nn.kernels`: each of its verbs is one pass over memory, or none
+where a product takes it along.
 
 Surprising: `norm` hands x back, and callers use what it hands back. So the stream's gradient
 arrives in the same backward as the norm's, which adds the two on the way instead of leaving them
@@ -8,17 +9,27 @@ to a pass of their own.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from goku.nn.kernels import advance, gelu, rotate
+from goku.nn.kernels import advance, gelu, rotate, together
 from goku.nn.layout import Layout
 from goku.nn.norm import LayerNorm, RMSNorm
 from goku.nn.rope import Rotation
 from goku.nn.rowwise import Norm
 
+try:
+    from goku.nn.kernels import hidden
+except ImportError:
+    hidden = None  # type: ignore[assignment]  # GELU is a pass of its own then
+
 
 class Fused:
     """Rowwise on a GPU, fp32 inside whatever the tokens' dtype."""
+
+    def __init__(self) -> None:
+        hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+        self._gelu_in_products = hidden is not None and hopper
 
     def norm(
         self,
@@ -59,10 +70,19 @@ class Fused:
         y_ND: Tensor = _Rotate.apply(x_ND, norm.weight, *turn, norm.eps)  # type: ignore[no-untyped-call]
         return y_ND.view(len(y_ND), heads, -1)
 
-    def gelu(self, x_NH: Tensor, bias_H: Tensor) -> Tensor:
-        """Rowwise.gelu."""
-        y_NH: Tensor = _Gelu.apply(x_NH, bias_H)  # type: ignore[no-untyped-call]
-        return y_NH
+    def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+        """Rowwise.project."""
+        weights = (each.weight for each in linears)
+        projected: tuple[Tensor, ...] = _Project.apply(x_ND, *weights)  # type: ignore[no-untyped-call]
+        return projected
+
+    def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
+        """Rowwise.mlp."""
+        if self._gelu_in_products and hidden.serves(y_ND):
+            o_ND: Tensor = _Mlp.apply(y_ND, up.weight, up.bias, down.weight, keep)  # type: ignore[no-untyped-call]
+            return o_ND
+        h_NH: Tensor = _Gelu.apply(linear(y_ND, up.weight), up.bias)  # type: ignore[no-untyped-call]
+        return linear(h_NH, down.weight)
 
 
 def _advance(
@@ -118,7 +138,7 @@ class _Advance(torch.autograd.Function):
         kept_ND = branch_ND if gate_SD is not None else None
         ctx.save_for_backward(
             out_ND if norm else None, kept_ND, bias_D, gate_SD, weight_D, scale_SD,
-            chunks_C3, chunk_starts, stats,
+            chunks_C3, chunk_starts, stats if norm else None,
         )  # fmt: skip
         ctx.norm, ctx.branched = norm, branch_ND is not None
         return out_ND, y_ND
@@ -134,13 +154,14 @@ class _Advance(torch.autograd.Function):
                 bias_D, gate_SD, weight_D, scale_SD, chunks_C3, starts, stats, ctx.norm,
             )
         )  # fmt: skip
+        x_ND = grads.x_ND if ctx.norm else dout_ND
         sums = list(grads.sums_SJD.unbind(1))
         shift_SD = sums.pop(0).to(scale_SD.dtype) if scale_SD is not None else None
         factor_SD = sums.pop(0) if ctx.norm else None
         gate_grad_SD = sums.pop(0).to(gate_SD.dtype) if gate_SD is not None else None
-        dbranch_ND = grads.branch_ND if gate_SD is not None else grads.x_ND
+        dbranch_ND = grads.branch_ND if gate_SD is not None else x_ND
         return (
-            grads.x_ND,
+            x_ND,
             dbranch_ND if ctx.branched else None,
             None if bias_D is None else (gate_SD * sums.pop(0)).sum(0).to(bias_D.dtype),
             gate_grad_SD,
@@ -206,3 +227,41 @@ class _Gelu(torch.autograd.Function):
         x_NH, bias_H = ctx.saved_tensors
         dx_NH, dbias_H = gelu.backward(dy_NH.contiguous(), x_NH, bias_H)
         return dx_NH, dbias_H.to(bias_H.dtype)
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_ND, *weights)
+        return tuple(x_ND @ weight.T for weight in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        x_ND, *weights = ctx.saved_tensors
+        return together.products(grads, weights), *(grad.T @ x_ND for grad in grads)
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y_ND: Tensor, up_HD: Tensor, bias_H: Tensor, down_DH: Tensor, keep: bool
+    ) -> Tensor:
+        row_NH, hidden_NH = hidden.forward(y_ND, up_HD, bias_H)
+        ctx.save_for_backward(y_ND, up_HD, down_DH, row_NH, hidden_NH if keep else None)
+        ctx.keep = keep
+        o_ND: Tensor = hidden_NH @ down_DH.T
+        return o_ND
+
+    @staticmethod
+    def backward(ctx: Any, do_ND: Tensor) -> tuple[Tensor | None, ...]:
+        y_ND, up_HD, down_DH, row_NH, kept_NH = ctx.saved_tensors
+        do_ND = do_ND.contiguous()
+        drow_NH, made_NH, dbias_H = hidden.backward(do_ND, down_DH, row_NH, not ctx.keep)
+        hidden_NH = kept_NH if ctx.keep else made_NH
+        return (
+            drow_NH @ up_HD,
+            drow_NH.T @ y_ND,
+            dbias_H.to(up_HD.dtype),
+            do_ND.T @ hidden_NH,
+            None,
+        )

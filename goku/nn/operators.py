@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+PRODUCTS: set[Any] = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+"""Operators that are products, whose results selective recomputation may keep."""
+
 _LIBRARY: Any = torch.library.Library("goku", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,5 @@
-"""The work between a block's products, row by row: residual, norm, modulation, rotation, GELU.
+"""The work between a block's products, row by row: residual, norm, modulation, rotation, GELU;
+and the products that are fused with it or with one another.
 
 A seam like `attend`: `Plain` says it with PyTorch's operations and is exact in any dtype;
 `goku.nn.fused.Fused` does the same in one pass over memory each, on a GPU. Models begin with
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from goku.nn.layout import Layout
 from goku.nn.modulation import gate, modulate
@@ -53,8 +55,14 @@ class Rowwise(Protocol):
     def rotate(self, x_ND: Tensor, norm: RMSNorm, rotation: Rotation | None, heads: int) -> Tensor:
         """norm(x) over the full width, cut into heads and turned: [N, A, K]."""
 
-    def gelu(self, x_NH: Tensor, bias_H: Tensor) -> Tensor:
-        """GELU of x + bias, tanh form."""
+    def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+        """x times each of several weights [D, D] without biases."""
+
+    def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
+        """Product, bias, GELU (tanh form), product; [N, D], without the last bias.
+
+        `keep`: remember the rows after GELU, [N, H], where the backward could make them again.
+        """
 
 
 class Plain:
@@ -103,9 +111,14 @@ class Plain:
         x_NAK = rearrange(norm(x_ND), "n (a k) -> n a k", a=heads)
         return x_NAK if rotation is None else rotation(x_NAK)
 
-    def gelu(self, x_NH: Tensor, bias_H: Tensor) -> Tensor:
-        """Rowwise.gelu."""
-        return nn.functional.gelu(x_NH + bias_H, approximate="tanh")
+    def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+        """Rowwise.project."""
+        return tuple(each(x_ND) for each in linears)
+
+    def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:  # noqa: ARG002  # autograd keeps them
+        """Rowwise.mlp."""
+        h_NH = linear(y_ND, up.weight) + up.bias
+        return linear(nn.functional.gelu(h_NH, approximate="tanh"), down.weight)
 
 
 PLAIN = Plain()

@@ -12,7 +12,6 @@ from functools import partial
 from types import MethodType
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -22,10 +21,10 @@ from torch.utils.checkpoint import (
 
 from goku.config.model import ModelConfig
 from goku.nn.attend.ops import SAVED
+from goku.nn.operators import PRODUCTS
 
 Keep = Literal["none", "products", "attention", "full"]
 
-_PRODUCTS = frozenset({torch.ops.aten.mm.default, torch.ops.aten.addmm.default})
 _SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
 _ROWS = {"none": 17, "products": 10, "attention": 3, "full": 1}  # of D a token, without the MLP's
 _HIDDEN = {"none": 2, "products": 1, "attention": 0, "full": 0}  # the MLP's, each mlp_ratio rows
@@ -137,6 +136,8 @@ def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
         keep = policy.of(number)
         if keep != "none":
             block.forward = MethodType(forwards[keep], block)
+        if keep == "products":
+            block.get_submodule("mlp").keeps_hidden = False  # type: ignore[assignment]  # no module
 
 
 def _keeping_input(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
@@ -176,7 +177,7 @@ def _attention_only(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -
 
 
 def _products_too(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    return _saved(operator in SAVED or operator in _PRODUCTS)
+    return _saved(operator in SAVED or operator in PRODUCTS)
 
 
 def _saved(yes: bool) -> CheckpointPolicy:

@@ -14,11 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from goku.nn.kernels.lanes import lanes
+from goku.nn.kernels.sums import add_up
 from goku.nn.operators import operator
 
 NONE, LAYER, RMS = 0, 1, 2  # kinds of norm
-_WARPS = 8
-_COLUMNS, _ROWS = 64, 32  # of a tile of the reduction
+_TILE, _STAGES = 2, 3  # rows at once, and tiles on their way from memory
 
 
 @triton.jit
@@ -27,6 +28,7 @@ def _forward(
     rows, stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, BRANCH: tl.constexpr, BIAS: tl.constexpr,
     GATE: tl.constexpr, NORM: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
+    TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0)
     start = tl.load(chunks + 3 * chunk)
@@ -45,29 +47,31 @@ def _forward(
         gated = tl.load(gate + vector, mask=inside, other=0.0).to(tl.float32)
     if BIAS:
         biased = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
-    for row in range(start, stop):
-        at = tl.cast(row, tl.int64) * D + cols
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    for first in tl.range(start, stop, TILE, num_stages=STAGES):
+        row = first + tl.arange(0, TILE)
+        held = (row < stop)[:, None] & inside[None, :]
+        at = row.to(tl.int64)[:, None] * D + cols[None, :]
+        value = tl.load(x + at, mask=held, other=0.0).to(tl.float32)
         if BRANCH:
-            added = tl.load(branch + at, mask=inside, other=0.0).to(tl.float32)
+            added = tl.load(branch + at, mask=held, other=0.0).to(tl.float32)
             if BIAS:
-                added += biased
+                added += biased[None, :]
             if GATE:
-                added *= gated
+                added *= gated[None, :]
             stored = (value + added).to(out.dtype.element_ty)
-            tl.store(out + at, stored, mask=inside)
+            tl.store(out + at, stored, mask=held)
             value = stored.to(tl.float32)  # the norm sees what the next reader of out sees
         if NORM == 1:
-            mean = tl.sum(value, 0) / D
-            value = tl.where(inside, value - mean, 0.0)
-            tl.store(stats + rows + row, mean)
+            mean = tl.sum(value, 1) / D
+            value = tl.where(inside[None, :], value - mean[:, None], 0.0)
+            tl.store(stats + rows + row, mean, mask=row < stop)
         if NORM != 0:
-            rstd = tl.rsqrt(tl.sum(value * value, 0) / D + eps)
-            tl.store(stats + row, rstd)
-            value *= rstd * factor
+            rstd = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
+            tl.store(stats + row, rstd, mask=row < stop)
+            value *= rstd[:, None] * factor[None, :]
             if MODULATE:
-                value += shifted
-            tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
+                value += shifted[None, :]
+            tl.store(y + at, value.to(y.dtype.element_ty), mask=held)
 
 
 @triton.jit
@@ -76,7 +80,7 @@ def _backward(
     rows, stride,
     D: tl.constexpr, BLOCK: tl.constexpr, BRANCH: tl.constexpr, BIAS: tl.constexpr,
     GATE: tl.constexpr, NORM: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
-    SUMS: tl.constexpr,
+    SUMS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0)
     start = tl.load(chunks + 3 * chunk)
@@ -98,67 +102,53 @@ def _backward(
     of_factor = tl.zeros([BLOCK], tl.float32)
     of_gate = tl.zeros([BLOCK], tl.float32)
     of_stream = tl.zeros([BLOCK], tl.float32)
-    for row in range(start, stop):
-        at = tl.cast(row, tl.int64) * D + cols
-        grad = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+    for first in tl.range(start, stop, TILE, num_stages=STAGES):
+        row = first + tl.arange(0, TILE)
+        held = (row < stop)[:, None] & inside[None, :]
+        at = row.to(tl.int64)[:, None] * D + cols[None, :]
+        grad = tl.load(dout + at, mask=held, other=0.0).to(tl.float32)
         if NORM != 0:
-            grad_y = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-            value = tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
-            rstd = tl.load(stats + row)
+            grad_y = tl.load(dy + at, mask=held, other=0.0).to(tl.float32)
+            value = tl.load(out + at, mask=held, other=0.0).to(tl.float32)
+            rstd = tl.load(stats + row, mask=row < stop, other=0.0)[:, None]
             if NORM == 1:
-                value = tl.where(inside, value - tl.load(stats + rows + row), 0.0)
+                mean = tl.load(stats + rows + row, mask=row < stop, other=0.0)
+                value = tl.where(inside[None, :], value - mean[:, None], 0.0)
             value *= rstd
-            of_factor += grad_y * value
+            of_factor += tl.sum(grad_y * value, 0)
             if MODULATE:
-                of_shift += grad_y
-            grad_y *= factor
-            inner = grad_y - value * (tl.sum(grad_y * value, 0) / D)
+                of_shift += tl.sum(grad_y, 0)
+            grad_y *= factor[None, :]
+            inner = grad_y - value * (tl.sum(grad_y * value, 1) / D)[:, None]
             if NORM == 1:
-                inner -= tl.sum(grad_y, 0) / D
+                inner -= (tl.sum(grad_y, 1) / D)[:, None]
             grad += inner * rstd
-        tl.store(dx + at, grad.to(dx.dtype.element_ty), mask=inside)
+            tl.store(dx + at, grad.to(dx.dtype.element_ty), mask=held)
         if GATE:
-            added = tl.load(branch + at, mask=inside, other=0.0).to(tl.float32)
+            added = tl.load(branch + at, mask=held, other=0.0).to(tl.float32)
             if BIAS:
-                added += biased
-                of_stream += grad
-            of_gate += grad * added
-            tl.store(dbranch + at, (grad * gated).to(dbranch.dtype.element_ty), mask=inside)
-    at = chunk.to(tl.int64) * SUMS * D + cols
+                added += biased[None, :]
+                of_stream += tl.sum(grad, 0)
+            of_gate += tl.sum(grad * added, 0)
+            tl.store(dbranch + at, (grad * gated[None, :]).to(dbranch.dtype.element_ty), mask=held)
+    at_sums = chunk.to(tl.int64) * SUMS * D + cols
     if MODULATE:
-        tl.store(sums + at, of_shift, mask=inside)
-        at += D
+        tl.store(sums + at_sums, of_shift, mask=inside)
+        at_sums += D
     if NORM != 0:
-        tl.store(sums + at, of_factor, mask=inside)
-        at += D
+        tl.store(sums + at_sums, of_factor, mask=inside)
+        at_sums += D
     if GATE:
-        tl.store(sums + at, of_gate, mask=inside)
-        at += D
+        tl.store(sums + at_sums, of_gate, mask=inside)
+        at_sums += D
         if BIAS:
-            tl.store(sums + at, of_stream, mask=inside)
-
-
-@triton.jit
-def _reduce(parts, chunk_starts, sums, width, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """Adds the parts [C, width] of each segment's chunks, in their order: sums [S, width]."""
-    segment = tl.program_id(0)
-    first = tl.load(chunk_starts + segment)
-    last = tl.load(chunk_starts + segment + 1)
-    cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = cols < width
-    total = tl.zeros([COLUMNS], tl.float32)
-    for begin in range(first, last, ROWS):
-        chunk = begin + tl.arange(0, ROWS)
-        mask = (chunk < last)[:, None] & inside[None, :]
-        at = chunk.to(tl.int64)[:, None] * width + cols[None, :]
-        total += tl.sum(tl.load(parts + at, mask=mask, other=0.0), 0)
-    tl.store(sums + segment.to(tl.int64) * width + cols, total, mask=inside)
+            tl.store(sums + at_sums, of_stream, mask=inside)
 
 
 class Gradients(NamedTuple):
     """What the backward gives: the stream's and the branch's, and sums over each segment."""
 
-    x_ND: Tensor
+    x_ND: Tensor  # empty without a norm: then it is dout
     branch_ND: Tensor  # empty without a gate: then it is the stream's
     sums_SJD: Tensor  # fp32; of those there are, in order: shift, factor, gate, stream
 
@@ -178,14 +168,16 @@ def _run_forward(
     """out [N, D], empty without a branch; y [N, D], empty without a norm; the rows' statistics."""
     out_ND, y_ND, stats = _outputs(x_ND, branch_ND, norm)
     rows, width = x_ND.shape
+    block, warps = lanes(width)
     if rows:
         _forward[(len(chunks_C3),)](
             x_ND, branch_ND, bias_D, gate_SD, weight_D, shift_SD, scale_SD, chunks_C3,
             out_ND, y_ND, stats,
             rows, _stride(gate_SD, shift_SD, scale_SD), eps,
-            D=width, BLOCK=triton.next_power_of_2(width), BRANCH=branch_ND is not None,
+            D=width, BLOCK=block, BRANCH=branch_ND is not None,
             BIAS=bias_D is not None, GATE=gate_SD is not None, NORM=norm,
-            WEIGHT=weight_D is not None, MODULATE=scale_SD is not None, num_warps=_WARPS,
+            WEIGHT=weight_D is not None, MODULATE=scale_SD is not None,
+            TILE=_TILE, STAGES=_STAGES, num_warps=warps,
         )  # fmt: skip
     return out_ND, y_ND, stats
 
@@ -216,28 +208,26 @@ def _run_backward(
     scale_SD: Tensor | None,
     chunks_C3: Tensor,
     chunk_starts: Tensor,
-    stats: Tensor,
+    stats: Tensor | None,
     norm: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The fields of `Gradients`."""
     rows, width = dout_ND.shape
+    block, warps = lanes(width)
     count = _count(norm, scale_SD, gate_SD, bias_D)
-    dx_ND, dbranch_ND, sums_SJD = _gradients(dout_ND, gate_SD, chunk_starts, count)
+    dx_ND, dbranch_ND = _gradients(dout_ND, gate_SD, norm)
     parts = dout_ND.new_empty(len(chunks_C3), count, width, dtype=torch.float32)
     if rows:
         _backward[(len(chunks_C3),)](
             dout_ND, dy_ND, out_ND, branch_ND, bias_D, gate_SD, weight_D, scale_SD, chunks_C3,
             stats, dx_ND, dbranch_ND, parts,
             rows, _stride(gate_SD, scale_SD, scale_SD),
-            D=width, BLOCK=triton.next_power_of_2(width), BRANCH=branch_ND is not None,
+            D=width, BLOCK=block, BRANCH=branch_ND is not None,
             BIAS=bias_D is not None, GATE=gate_SD is not None, NORM=norm,
             WEIGHT=weight_D is not None, MODULATE=scale_SD is not None, SUMS=count,
-            num_warps=_WARPS,
+            TILE=_TILE, STAGES=_STAGES, num_warps=warps,
         )  # fmt: skip
-    if count:
-        flat = count * width
-        grid = (len(chunk_starts) - 1, triton.cdiv(flat, _COLUMNS))
-        _reduce[grid](parts, chunk_starts, sums_SJD, flat, COLUMNS=_COLUMNS, ROWS=_ROWS)
+    sums_SJD = add_up(parts.flatten(1), chunk_starts).view(-1, count, width)
     return dx_ND, dbranch_ND, sums_SJD
 
 
@@ -252,11 +242,13 @@ def _fake_backward(
     scale_SD: Tensor | None,
     chunks_C3: Tensor,
     chunk_starts: Tensor,
-    stats: Tensor,
+    stats: Tensor | None,
     norm: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = _count(norm, scale_SD, gate_SD, bias_D)
-    return _gradients(dout_ND, gate_SD, chunk_starts, count)
+    segments, width = len(chunk_starts) - 1, dout_ND.shape[1]
+    sums_SJD = dout_ND.new_empty(segments, count, width, dtype=torch.float32)
+    return *_gradients(dout_ND, gate_SD, norm), sums_SJD
 
 
 def _outputs(x_ND: Tensor, branch_ND: Tensor | None, norm: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,13 +260,10 @@ def _outputs(x_ND: Tensor, branch_ND: Tensor | None, norm: int) -> tuple[Tensor,
     )
 
 
-def _gradients(
-    dout_ND: Tensor, gate_SD: Tensor | None, chunk_starts: Tensor, count: int
-) -> Gradients:
-    return Gradients(
-        torch.empty_like(dout_ND),
+def _gradients(dout_ND: Tensor, gate_SD: Tensor | None, norm: int) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(dout_ND) if norm else dout_ND.new_empty(0),
         dout_ND.new_empty(0) if gate_SD is None else torch.empty_like(dout_ND),
-        dout_ND.new_zeros(len(chunk_starts) - 1, count, dout_ND.shape[1], dtype=torch.float32),
     )
 
 

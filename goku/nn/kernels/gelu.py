@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from goku.nn.kernels.sums import add_up
 from goku.nn.operators import operator
 
 _BLOCK = 512  # columns of a program
@@ -70,7 +71,7 @@ def _run_backward(dy_NH: Tensor, x_NH: Tensor, bias_H: Tensor) -> tuple[Tensor, 
     parts = x_NH.new_empty(shares, width, dtype=torch.float32)
     grid = (shares, triton.cdiv(width, _BLOCK))
     _backward[grid](dy_NH, x_NH, bias_H, dx_NH, parts, rows, width, SHARE=_SHARE, BLOCK=_BLOCK)
-    return dx_NH, parts.sum(0)
+    return dx_NH, add_up(parts)[0]
 
 
 def _fake_backward(dy_NH: Tensor, x_NH: Tensor, bias_H: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ Case = Callable[[Rowwise, dict[str, Tensor]], tuple[Tensor, ...]]
 def leaves() -> dict[str, Tensor]:
     torch.manual_seed(0)
     sizes = {"x": (N, D), "branch": (N, D), "bias": (D,), "vectors": (S, 3 * D), "weight": (D,)}
+    sizes |= {"first": (D, D), "second": (D, D)}
     return {name: torch.randn(size, requires_grad=True) for name, size in sizes.items()}
 
 
@@ -36,6 +37,17 @@ def rms(weight_D: Tensor) -> RMSNorm:
     norm = RMSNorm(D)
     norm.weight = torch.nn.Parameter(weight_D.detach())
     return norm
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> Any:
+    """What asks for a linear reads its weight and bias, or calls it."""
+    module = torch.nn.Linear(*weight.shape, bias=bias is not None)
+    del module.weight
+    module.weight = weight  # a leaf of the test's: its gradient is looked at
+    if bias is not None:
+        del module.bias
+        module.bias = bias
+    return module
 
 
 def cases() -> dict[str, Case]:
@@ -76,10 +88,14 @@ def cases() -> dict[str, Case]:
     def text_key(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return (rows.rotate(given["x"], given["norm"], None, HEADS),)
 
-    def gelu(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return (rows.gelu(given["x"], given["bias"]),)
+    def project(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return rows.project(given["x"], linear(given["first"]), linear(given["second"]))
 
-    found = (open_block, to_text, to_mlp, all_at_once, close_block, query, text_key, gelu)
+    def mlp(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        up, down = linear(given["first"], given["bias"]), linear(given["second"])
+        return (rows.mlp(given["x"], up, down, keep=True),)
+
+    found = (open_block, to_text, to_mlp, all_at_once, close_block, query, text_key, project, mlp)
     return {case.__name__: case for case in found}
 
 
