@@ -10,7 +10,6 @@ power of two, which for 17 GB would be 32.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -25,7 +24,8 @@ class _Run(NamedTuple):
     """Pieces whose tensors lie behind one another, by index, and their place in the buffer."""
 
     members: tuple[int, ...]
-    start: int  # bytes
+    offsets: tuple[int, ...]  # of each from the first, in bytes
+    start: int  # in the buffer
     nbytes: int
 
 
@@ -73,7 +73,7 @@ class Snapshot:
         for copy, piece in zip(self.pieces, pieces, strict=True):
             assert (copy.name, copy.start) == (piece.name, piece.start), "another state than before"
         for run in self._runs:
-            source = _joined([pieces[index].tensor.detach() for index in run.members])
+            source = _joined([pieces[index].tensor for index in run.members], run)
             room = self._buffer[run.start : run.start + run.nbytes].view(source.dtype)
             room.copy_(source, non_blocking=True)
 
@@ -85,10 +85,11 @@ def _runs(pieces: Sequence[NamedPiece]) -> list[_Run]:
         size = pieces[index].tensor.nbytes
         if runs and _adjoin(pieces[runs[-1].members[-1]].tensor, pieces[index].tensor):
             last = runs[-1]
-            runs[-1] = _Run((*last.members, index), last.start, last.nbytes + size)
+            members, offsets = (*last.members, index), (*last.offsets, last.nbytes)
+            runs[-1] = _Run(members, offsets, last.start, last.nbytes + size)
         else:
             start = _aligned(runs[-1].start + runs[-1].nbytes) if runs else 0
-            runs.append(_Run((index,), start, size))
+            runs.append(_Run((index,), (0,), start, size))
     return runs
 
 
@@ -96,19 +97,19 @@ def _adjoin(before: Tensor, after: Tensor) -> bool:
     """Whether one tensor goes on where the other ends, in one storage."""
     alike = before.dtype == after.dtype and before.is_contiguous() and after.is_contiguous()
     storages = {tensor.untyped_storage().data_ptr() for tensor in (before, after)}
-    return alike and len(storages) == 1 and _follows(before, after)
+    follows = before.data_ptr() + before.nbytes == after.data_ptr()
+    return alike and len(storages) == 1 and follows
 
 
-def _follows(before: Tensor, after: Tensor) -> bool:
-    return before.data_ptr() + before.nbytes == after.data_ptr()
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of a run as one, without a copy."""
+def _joined(tensors: Sequence[Tensor], run: _Run) -> Tensor:
+    """Tensors of a run as one, without a copy. Each is asked only once where it lies."""
     if len(tensors) == 1:
-        return tensors[0]
-    assert all(_follows(*pair) for pair in pairwise(tensors)), "the state has moved"
-    return tensors[0].as_strided((sum(map(len, tensors)),), (1,))
+        return tensors[0].detach()
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    moved = [pointers[0] + offset for offset in run.offsets] != pointers
+    assert not moved, "the state has moved"
+    first = tensors[0].detach()
+    return first.as_strided((run.nbytes // first.element_size(),), (1,))
 
 
 def _laid_out(

@@ -43,6 +43,8 @@ class Mesh:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on at least one rank: one pod's stop request stops all."""
+        if self.world_size == 1:
+            return flag
         up = torch.tensor(int(flag))  # on the CPU: a poll must not wait for the accelerator
         dist.all_reduce(up, op=dist.ReduceOp.MAX, group=self.group)
         return bool(up)

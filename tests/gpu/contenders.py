@@ -261,15 +261,18 @@ def measure(bench: Bench, contender: Contender, uri: str, rounds: int) -> dict[s
     step = statistics.median(bench.step() for _ in range(_MEASURED))
     _forget_peak()
     before = _memory("VmRSS")
-    waits, steps = [contender.start()], list[float]()
-    while not _timed(contender.done, waits):
-        steps.append(bench.step(lambda: waits.append(contender.before_update())))
+    begun, polls, releases, steps = contender.start(), list[float](), list[float](), list[float]()
+    while not _timed(contender.done, polls):
+        steps.append(bench.step(lambda: releases.append(contender.before_update())))
     durable, peak = contender.wait(), _memory("VmHWM")
     alone = [_round(bench, contender, uri) for _ in range(rounds)]
     return {
         "state_bytes": bench.nbytes,
         "step_seconds": step,
-        "stall_seconds": sum(waits),
+        "stall_seconds": begun + sum(releases) + sum(polls),
+        "stall_of_start_seconds": begun,
+        "stall_of_release_seconds": sum(releases),
+        "stall_of_polls_seconds": sum(polls),
         "steps_meanwhile": len(steps),
         "step_seconds_meanwhile": statistics.mean(steps or [step]),
         "durable_seconds": durable,

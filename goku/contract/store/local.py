@@ -14,9 +14,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from goku.contract.store.errors import cannot_write
+from goku.contract.store.local_file import LocalFile
 
 _HIDDEN = ".goku-"
 _PARTIAL, _LOCK = f"{_HIDDEN}partial-", f"{_HIDDEN}lock"
@@ -68,17 +69,17 @@ class Folder:
     def writer(self, name: str) -> Iterator[BinaryIO]:
         path = self._root / name
         with _writing(path), _partial(path) as partial:
-            with partial.open("wb") as stream:
-                yield stream
-                _flush(stream)
+            with LocalFile(partial) as stream:
+                yield cast(BinaryIO, stream)
+                stream.settle()
             partial.replace(path)
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / name
         with _writing(path), _partial(path) as partial:
-            with partial.open("wb") as stream:
+            with LocalFile(partial) as stream:
                 stream.write(data)
-                _flush(stream)
+                stream.settle()
             try:
                 os.link(partial, path)
             except FileExistsError:
@@ -191,8 +192,3 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
         raise cannot_write(str(path), error) from error
-
-
-def _flush(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
