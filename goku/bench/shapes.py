@@ -38,8 +38,8 @@ PACKS = {
         Pack("images-64", (256,) * 64),
         Pack("images-256", (256,) * 256, recompute="products"),
         Pack("joint-40960", (24_576,) + (1_024,) * 8 + (256,) * 32),
-        Pack("video-90112", (90_112,), recompute="attention", target=0.90),
+        Pack("video-90112", (90_112,), recompute="mlp", target=0.90),
         Pack("video-20480", (20_480,)),
-        Pack("video-37440", (37_440,), recompute="attention", target=0.88),
+        Pack("video-37440", (37_440,), recompute="mlp", target=0.88),
     )
 }

@@ -27,9 +27,9 @@ class ParallelConfig(Section):
     attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
     # of each block; auto: on a GPU in bf16, but not under DeepSpeed's stage 3
     compile: Literal["auto", "on", "off"] = "auto"
-    # what the backward computes again: nothing, all but products and attention, all but attention,
-    # or the whole block; auto takes the cheapest that fits in memory
-    recompute: Literal["auto", "none", "products", "attention", "full"] = "auto"
+    # what the backward computes again: nothing, all but products and attention, all but attention
+    # and the MLP's result, all but attention, or the whole block; auto takes the cheapest that fits
+    recompute: Literal["auto", "none", "products", "mlp", "attention", "full"] = "auto"
     recompute_every: int = Field(1, gt=0)  # only every n-th block; auto chooses its own
 
     @property

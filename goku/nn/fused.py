@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from goku.nn.kernels import advance, gelu, rotate, together
 from goku.nn.layout import Layout
@@ -78,11 +77,11 @@ class Fused:
 
     def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
         """Rowwise.mlp."""
-        if self._gelu_in_products and hidden.serves(y_ND):
-            o_ND: Tensor = _Mlp.apply(y_ND, up.weight, up.bias, down.weight, keep)  # type: ignore[no-untyped-call]
-            return o_ND
-        h_NH: Tensor = _Gelu.apply(linear(y_ND, up.weight), up.bias)  # type: ignore[no-untyped-call]
-        return linear(h_NH, down.weight)
+        inside = self._gelu_in_products and hidden.serves(y_ND)
+        o_ND: Tensor = _Mlp.apply(  # type: ignore[no-untyped-call]
+            y_ND, up.weight, up.bias, down.weight, keep, inside
+        )
+        return o_ND
 
 
 def _advance(
@@ -215,20 +214,6 @@ class _Rotate(torch.autograd.Function):
         return dx_ND, dweight_D.to(weight_D.dtype), None, None, None
 
 
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_NH: Tensor, bias_H: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NH, bias_H)
-        y_NH: Tensor = gelu.forward(x_NH, bias_H)
-        return y_NH
-
-    @staticmethod
-    def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor, Tensor]:
-        x_NH, bias_H = ctx.saved_tensors
-        dx_NH, dbias_H = gelu.backward(dy_NH.contiguous(), x_NH, bias_H)
-        return dx_NH, dbias_H.to(bias_H.dtype)
-
-
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -242,26 +227,42 @@ class _Project(torch.autograd.Function):
 
 
 class _Mlp(torch.autograd.Function):
+    """`inside`: GELU is part of the products. Else it is a pass of its own, after a product."""
+
     @staticmethod
     def forward(
-        ctx: Any, y_ND: Tensor, up_HD: Tensor, bias_H: Tensor, down_DH: Tensor, keep: bool
+        ctx: Any,
+        y_ND: Tensor,
+        up_HD: Tensor,
+        bias_H: Tensor,
+        down_DH: Tensor,
+        keep: bool,
+        inside: bool,
     ) -> Tensor:
-        row_NH, hidden_NH = hidden.forward(y_ND, up_HD, bias_H)
-        ctx.save_for_backward(y_ND, up_HD, down_DH, row_NH, hidden_NH if keep else None)
-        ctx.keep = keep
-        o_ND: Tensor = hidden_NH @ down_DH.T
+        if inside:
+            row_NH, hidden_NH = hidden.forward(y_ND, up_HD, bias_H)
+        else:
+            row_NH = y_ND @ up_HD.T
+            hidden_NH = gelu.forward(row_NH, bias_H)
+        ctx.save_for_backward(y_ND, up_HD, bias_H, down_DH, row_NH, hidden_NH if keep else None)
+        ctx.keep, ctx.inside = keep, inside
+        o_ND: Tensor = together.close(hidden_NH, down_DH)
         return o_ND
 
     @staticmethod
     def backward(ctx: Any, do_ND: Tensor) -> tuple[Tensor | None, ...]:
-        y_ND, up_HD, down_DH, row_NH, kept_NH = ctx.saved_tensors
-        do_ND = do_ND.contiguous()
-        drow_NH, made_NH, dbias_H = hidden.backward(do_ND, down_DH, row_NH, not ctx.keep)
-        hidden_NH = kept_NH if ctx.keep else made_NH
+        y_ND, up_HD, bias_H, down_DH, row_NH, hidden_NH = ctx.saved_tensors
+        do_ND, again = do_ND.contiguous(), not ctx.keep
+        if ctx.inside:
+            drow_NH, made_NH, dbias_H = hidden.backward(do_ND, down_DH, row_NH, again)
+        else:
+            drow_NH, dbias_H = gelu.backward(do_ND @ down_DH, row_NH, bias_H)
+            made_NH = gelu.forward(row_NH, bias_H) if again else None
         return (
             drow_NH @ up_HD,
             drow_NH.T @ y_ND,
-            dbias_H.to(up_HD.dtype),
-            do_ND.T @ hidden_NH,
+            dbias_H.to(bias_H.dtype),
+            do_ND.T @ (made_NH if again else hidden_NH),
+            None,
             None,
         )

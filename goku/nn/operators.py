@@ -12,6 +12,8 @@ import torch
 
 PRODUCTS: set[Any] = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 """Operators that are products, whose results selective recomputation may keep."""
+CLOSING: set[Any] = set()
+"""The MLP's last product: of all, it takes the most work for each row that it leaves."""
 
 _LIBRARY: Any = torch.library.Library("goku", "FRAGMENT")  # type: ignore[no-untyped-call]
 

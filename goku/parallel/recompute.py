@@ -1,10 +1,11 @@
 """What the backward computes again instead of remembering, and which such policy a run needs.
 
 A block remembers everything ("none"), its products and attentions ("products"), its input and its
-two attentions' results ("attention"), or its input alone ("full"); every n-th block may keep
-something else than the others. Attention is most of a long clip's work and little of its memory, so
-keeping its result is nearly free. `plan` picks the cheapest policy that fits and says what it
-expects to be used.
+two attentions' results ("attention"), these and its MLP's ("mlp"), or its input alone ("full");
+every n-th block may keep something else than the others. Attention is most of a long clip's work
+and little of its memory, so keeping its result is nearly free; of the products, the MLP's last is
+the dearest for the memory of its result. `plan` picks the cheapest policy that fits and says what
+it expects to be used.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,26 @@ from torch.utils.checkpoint import (
 
 from goku.config.model import ModelConfig
 from goku.nn.attend.ops import SAVED
-from goku.nn.operators import PRODUCTS
+from goku.nn.operators import CLOSING, PRODUCTS
 
-Keep = Literal["none", "products", "attention", "full"]
+Keep = Literal["none", "products", "mlp", "attention", "full"]
 
 _SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
-_ROWS = {"none": 17, "products": 10, "attention": 3, "full": 1}  # of D a token, without the MLP's
-_HIDDEN = {"none": 2, "products": 1, "attention": 0, "full": 0}  # the MLP's, each mlp_ratio rows
-_TEXT = {"none": 3, "products": 2, "attention": 0, "full": 0}  # of D a text token
+_ROWS = {
+    "none": 17,
+    "products": 10,
+    "mlp": 4,
+    "attention": 3,
+    "full": 1,
+}  # of D a token, without the MLP's
+_HIDDEN = {
+    "none": 2,
+    "products": 1,
+    "mlp": 0,
+    "attention": 0,
+    "full": 0,
+}  # the MLP's, each mlp_ratio rows
+_TEXT = {"none": 3, "products": 2, "mlp": 0, "attention": 0, "full": 0}  # of D a text token
 _PASSING = 12  # rows of D a token: gradients and workspace while one block goes backward
 
 
@@ -63,9 +76,10 @@ LADDER = (
     Policy("none"),
     Policy("products", 2),
     Policy("products"),
-    Policy("products", 2, "attention"),
-    Policy("products", 4, "attention"),
-    Policy("products", 8, "attention"),
+    Policy("products", 2, "mlp"),
+    Policy("products", 4, "mlp"),
+    Policy("products", 8, "mlp"),
+    Policy("mlp"),
     Policy("attention"),
     Policy("full"),
 )
@@ -129,6 +143,7 @@ def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
     """Let every block compute again what the policy does not keep of it."""
     forwards = {
         "products": _keeping_products,
+        "mlp": _keeping_mlp,
         "attention": _keeping_attention,
         "full": _keeping_input,
     }
@@ -146,6 +161,11 @@ def _keeping_input(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
 
 def _keeping_attention(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
     contexts = partial(create_selective_checkpoint_contexts, _attention_only)
+    return _checkpointed(block, x_ND, others, contexts)
+
+
+def _keeping_mlp(block: nn.Module, x_ND: Tensor, *others: Any) -> Tensor:
+    contexts = partial(create_selective_checkpoint_contexts, _mlp_too)
     return _checkpointed(block, x_ND, others, contexts)
 
 
@@ -174,6 +194,10 @@ def _checkpointed(
 
 def _attention_only(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
     return _saved(operator in SAVED)
+
+
+def _mlp_too(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    return _saved(operator in SAVED or operator in CLOSING)
 
 
 def _products_too(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:

@@ -92,7 +92,7 @@ def tuned(
 def check_model(tell: Tell, names: list[str]) -> None:
     """Everything fused in fp32, then in bf16 by each kernel, with no more error than plain bf16."""
     cases: list[tuple[str, Keep, bool]] = [(name, "none", True) for name in names]
-    keeps: tuple[Keep, ...] = ("none", "products", "attention", "full")
+    keeps: tuple[Keep, ...] = ("none", "products", "mlp", "attention", "full")
     cases += [(names[0], keep, compiled) for keep in keeps for compiled in (False, True)]
     for texts in (TEXTS, [77, 0, 30, 20]):
         exact = computed(rounded().double(), texts, torch.device("cpu"), torch.float64)

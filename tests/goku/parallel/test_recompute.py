@@ -37,6 +37,7 @@ def gradients(policy: Policy, calls: list[int]) -> dict[str, torch.Tensor]:
     [
         (Policy("none"), 4),
         (Policy("products"), 4),
+        (Policy("mlp"), 4),
         (Policy("attention"), 4),
         (Policy("full"), 8),
         (Policy("full", 2), 6),
@@ -108,7 +109,7 @@ def test_the_cheapest_policy_that_fits_is_planned() -> None:
     roomy = plan(TWO_B, tokens=8_192, text_tokens=256, fixed_bytes=40 * GIB, memory_bytes=140 * GIB)
     tight = plan(TWO_B, tokens=90_112, text_tokens=256, fixed_bytes=40 * GIB, memory_bytes=90 * GIB)
     assert roomy.policy == Policy("none")
-    assert tight.policy == Policy("attention")
+    assert tight.policy == Policy("mlp")
     assert roomy.fits
     assert tight.fits
     assert tight.predicted_bytes <= tight.limit_bytes
@@ -116,9 +117,11 @@ def test_the_cheapest_policy_that_fits_is_planned() -> None:
 
 def test_what_is_left_of_the_memory_keeps_products_of_some_blocks() -> None:
     eight_b = ModelConfig.build(SIZES["8b"])
-    memory = {"fixed_bytes": 83 * GIB, "memory_bytes": 141 * GIB}
-    planned = plan(eight_b, tokens=37_440, text_tokens=256, **memory)
-    assert planned.policy == Policy("products", 8, "attention")
+    roomy = {"fixed_bytes": 75 * GIB, "memory_bytes": 141 * GIB}
+    tight = {"fixed_bytes": 83 * GIB, "memory_bytes": 141 * GIB}
+    pack = {"tokens": 37_440, "text_tokens": 256}
+    assert plan(eight_b, **pack, **roomy).policy == Policy("products", 8, "mlp")
+    assert plan(eight_b, **pack, **tight).policy == Policy("mlp")
 
 
 def test_where_nothing_fits_the_least_is_planned_and_marked() -> None:
