@@ -168,9 +168,9 @@ def test_a_queued_job_tells_why_it_waits_and_where(
         assert "it would wait" in by_name(client.preflight(next_low))["quota"].detail
 
         client.apply(next_low)
-        waits = until(client, next_low, lambda seen: seen.queue_position is not None)
+        short = "insufficient unused quota for nvidia.com/gpu"  # once Kueue has looked at it
+        waits = until(client, next_low, lambda seen: short in seen.waiting)
         assert (waits.alive, waits.queue_position) == (True, 0)
-        assert "insufficient unused quota for nvidia.com/gpu" in waits.waiting
 
         client.apply(high)
         until(client, low, lambda seen: "preempted by a job of higher priority" in seen.waiting)

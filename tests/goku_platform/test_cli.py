@@ -335,6 +335,21 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
+def test_imports_are_not_looked_through_for_garbage() -> None:
+    code = (
+        "import atexit, gc, sys\n"
+        "from goku_platform.cli.app import main\n"
+        "atexit.register(lambda: print(gc.get_freeze_count(), gc.get_threshold()[0]))\n"
+        "sys.argv = ['goku-platform', '--version']\n"
+        "main()\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    frozen, young = map(int, shown.stdout.splitlines()[-1].split())
+    assert frozen > 10_000
+    assert young > 10_000
+
+
+@pytest.mark.slow
 def test_completion_offers_presets_and_runs(store: str, tmp_path: Path) -> None:
     made.run(store, "stage2")
 

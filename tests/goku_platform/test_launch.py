@@ -2,6 +2,7 @@
 nothing."""
 
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from goku.config import ConfigError, RunConfig
 from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.rundir import RunDir
-from goku.contract.store import Store
+from goku.contract.store import Store, StoreError
 from goku_platform.cluster.client import Check, Sighting
 from goku_platform.cluster.fake import FakeClient
 from goku_platform.errors import PlatformError, PreflightError, RunError, TargetError
 from goku_platform.jobs.spec import JobSpec
-from goku_platform.runs import preflight
+from goku_platform.runs import existing, preflight
 from goku_platform.runs.compose import Request, compose
 from goku_platform.runs.existing import look
 from goku_platform.runs.launch import draft, launch, prepare
@@ -182,6 +183,61 @@ def test_of_several_failed_checks_the_first_is_mended_and_all_are_named(store: s
     assert text.startswith("data.latents=encode-images: there are no latents")
     assert "Failed too: queue (queue q: it does not exist)" in text
     assert not Path(store).exists()
+
+
+def test_the_target_is_asked_while_the_store_is_read(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_latents(store)
+    both = threading.Barrier(2, timeout=10)
+    looked = existing.stored
+
+    class Waits(FakeClient):
+        def get(self, run_uri: str) -> Sighting:
+            both.wait()
+            return super().get(run_uri)
+
+    def waits(run: RunDir) -> existing.Existing:
+        both.wait()
+        return looked(run)
+
+    monkeypatch.setattr(existing, "stored", waits)
+    config = compose(request("stage1"), store=store)
+    assert prepare(config, Settings(), Waits(), code_version="abc").report.failed == ()
+
+
+def test_of_a_target_and_a_store_that_are_away_the_target_is_told(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(FakeClient):
+        def get(self, run_uri: str) -> Sighting:
+            time.sleep(0.1)  # later than the store
+            raise TargetError("api", "it is away", "Wait.")
+
+    def stored(run: RunDir) -> existing.Existing:
+        raise StoreError(f"{run.uri}: it is away. Wait.")
+
+    monkeypatch.setattr(existing, "stored", stored)
+    config = compose(request("stage1"), store=store)
+    with pytest.raises(TargetError, match="api: it is away"):
+        prepare(config, Settings(), Away(), code_version="abc")
+    with pytest.raises(StoreError, match="it is away"):
+        prepare(config, Settings(), FakeClient(), code_version="abc")
+
+
+def test_a_store_is_tried_only_after_every_other_check(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_latents(store)
+    config = compose(request("stage1"), store=store)
+    tried: list[Store] = []
+    monkeypatch.setattr(Store, "check_writable", lambda one: tried.append(one))
+    refusing = FakeClient(checks=[Check("rights", False, "you may not", "Ask.")])
+    with pytest.raises(PreflightError):
+        prepare(config, Settings(), refusing, code_version="abc")
+    assert not tried
+    prepare(config, Settings(), FakeClient(), code_version="abc")
+    assert len(tried) == 1
 
 
 def test_what_could_not_be_found_out_does_not_refuse(store: str) -> None:

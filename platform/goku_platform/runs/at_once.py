@@ -1,4 +1,4 @@
-"""Many small reads of a store at a time.
+"""Many small reads of a store at a time, and work beside other work.
 
 Not an executor: that one waits for its threads when it is left and again when Python ends, so that
 one read of a store that hangs would outlast every `--timeout`. These threads keep nobody.
@@ -7,6 +7,7 @@ one read of a store that hangs would outlast every `--timeout`. These threads ke
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -43,3 +44,17 @@ def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Resul
             raise result
         results[index] = result
     return [results[index] for index in range(count)]
+
+
+def beside(work: Callable[[], Result]) -> Future[Result]:
+    """Start `work`; its future has what it returned, or raises what it raised."""
+    future: Future[Result] = Future()
+
+    def worker() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised again by whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=worker, name="beside", daemon=True).start()
+    return future

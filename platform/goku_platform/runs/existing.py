@@ -6,7 +6,7 @@ or namespace, shows itself in the store: its newest attempt is open, and its pul
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from goku.contract.attempts import Attempt, Ledger, Pulse
 from goku.contract.rundir import RunDir
@@ -23,9 +23,15 @@ class Existing:
     name: str
     there: bool  # its configuration is frozen in the store
     newest: Attempt | None = None
+    pulse: Pulse | None = None  # of the newest attempt, while it is open
     durable_step: int | None = None
     seen: Sighting | None = None  # None: the target was not asked
     elsewhere: str = ""  # the hosts it is alive on, where the target does not see it
+
+    def as_seen(self, seen: Sighting | None) -> "Existing":
+        """The same, with what the target knows of it."""
+        hosts = elsewhere(self.newest, self.pulse, seen)
+        return replace(self, seen=seen, elsewhere=hosts)
 
     @property
     def alive_here(self) -> bool:
@@ -49,16 +55,20 @@ class Existing:
 def look(run: RunDir, client: Client | None) -> Existing:
     """Look without changing anything. Raises StoreError, and with a client TargetError."""
     seen = client.get(run.uri) if client else None
+    return stored(run).as_seen(seen)
+
+
+def stored(run: RunDir) -> Existing:
+    """What the store has of a run, before any target was asked. Raises StoreError."""
     if not run.exists():
-        return Existing(name=run.name, there=False, seen=seen)
+        return Existing(name=run.name, there=False)
     newest, latest = Ledger(run).last(), run.latest()
     return Existing(
         name=run.name,
         there=True,
         newest=newest,
+        pulse=pulse_of(run, newest),
         durable_step=latest.step if latest else None,
-        seen=seen,
-        elsewhere=elsewhere(newest, pulse_of(run, newest), seen),
     )
 
 

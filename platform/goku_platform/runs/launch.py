@@ -16,8 +16,9 @@ from goku_platform.jobs import names
 from goku_platform.jobs.estimate import Estimate, estimate
 from goku_platform.jobs.plan import plan
 from goku_platform.jobs.spec import JobSpec
-from goku_platform.runs import preflight
-from goku_platform.runs.existing import Existing, look, refuse_alive
+from goku_platform.runs import existing, preflight
+from goku_platform.runs.at_once import beside
+from goku_platform.runs.existing import Existing
 from goku_platform.runs.preflight import Report
 from goku_platform.settings import Settings
 
@@ -42,11 +43,11 @@ def draft(config: RunConfig, settings: Settings, *, code_version: str) -> Prepar
     spec, numbers = _planned(config, settings, code_version)
     report = preflight.reads(config) | preflight.job(config, spec, numbers, settings)
     try:
-        existing = look(RunDir(spec.run_uri), None)
+        found = existing.look(RunDir(spec.run_uri), None)
     except (OSError, ValueError) as error:  # StoreError is one
-        existing = None
+        found = None
         report |= Report((preflight.failed("store", error),))
-    return Prepared(config=config, spec=spec, estimate=numbers, report=report, existing=existing)
+    return Prepared(config=config, spec=spec, estimate=numbers, report=report, existing=found)
 
 
 def prepare(
@@ -59,13 +60,17 @@ def prepare(
 ) -> Prepared:
     """Plan the job and make every check. The store is tried last, and only if all else passed.
 
+    It is read while the target is asked: each takes its time, and most of it is waiting.
     Raises RunError if the run exists, and TargetError, PreflightError, StoreError.
     """
-    spec, numbers = _planned(config, settings, code_version)
-    existing = look(RunDir(spec.run_uri), client)
-    _refuse_existing(existing, spec, force=force)
-    spec, why, report = preflight.target(client, spec)
-    report = preflight.reads(config) | preflight.job(config, spec, numbers, settings) | report
+    planned, numbers = _planned(config, settings, code_version)
+    asked = beside(lambda: (client.get(planned.run_uri), preflight.target(client, planned)))
+    stored = beside(lambda: existing.stored(RunDir(planned.run_uri)))
+    reads = beside(lambda: preflight.reads(config))
+    seen, (spec, why, report) = asked.result()
+    found = stored.result().as_seen(seen)
+    _refuse_existing(found, planned, force=force)
+    report = reads.result() | preflight.job(config, spec, numbers, settings) | report
     if not report.failed:
         report |= preflight.store(config.store)
     report.refuse()
@@ -74,7 +79,7 @@ def prepare(
         spec=spec,
         estimate=numbers,
         report=report,
-        existing=existing,
+        existing=found,
         why=why,
     )
 
@@ -86,7 +91,7 @@ def launch(prepared: Prepared, client: Client, *, code_version: str, force: bool
     try:
         if not run.freeze(prepared.config, code_version):
             fresh = False
-            _refuse_existing(look(run, client), prepared.spec, force=force)
+            _refuse_existing(existing.look(run, client), prepared.spec, force=force)
             Ledger(run).allow()
         client.apply(prepared.spec)
     except BaseException:  # Ctrl-C and an overdue call too: no half launch is left
@@ -109,15 +114,15 @@ def _planned(config: RunConfig, settings: Settings, code_version: str) -> tuple[
     return spec, estimate(config, settings)
 
 
-def _refuse_existing(existing: Existing, spec: JobSpec, *, force: bool) -> None:
+def _refuse_existing(found: Existing, spec: JobSpec, *, force: bool) -> None:
     """With `force` a run of that name may be there, if it computes the same: `freeze` compares."""
     preset = spec.labels[names.PRESET]
-    refuse_alive(existing, verb=f"launch {preset} --name {existing.name}", force=force)
-    if existing.there and not force:
+    existing.refuse_alive(found, verb=f"launch {preset} --name {found.name}", force=force)
+    if found.there and not force:
         raise RunError(
-            f"run {existing.name!r}",
+            f"run {found.name!r}",
             f"it exists in {spec.run_uri}",
-            f"Continue it: goku-platform resume {existing.name}. Or launch under another --name.",
+            f"Continue it: goku-platform resume {found.name}. Or launch under another --name.",
         )
 
 
