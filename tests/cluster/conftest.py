@@ -13,6 +13,12 @@ from tests.cluster.tenant import Tenant
 from tests.cluster.tenant import tenant as make_tenant
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that train come first: they take minutes, and what ends last should be short."""
+    trains = {item.path for item in items if "tenant" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in trains)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     """The cluster that runs on this machine."""
