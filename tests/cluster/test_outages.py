@@ -16,7 +16,8 @@ OUTAGE_SECONDS = {"refusing": 120, "silent": 60}
 @pytest.mark.parametrize("how", OUTAGE_SECONDS)
 def test_training_goes_on_while_the_store_is_away(tenant: Tenant, how: str) -> None:
     name = f"cut-off-{how}"
-    tenant.launch(name, "data.prefetch_packs=100", steps=100_000, interval=20)
+    ahead = ("data.prefetch_packs=100", "data.packs_per_step=2")
+    tenant.launch(name, *ahead, steps=100_000, interval=20)
     tenant.reach(name, 30)
     uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}
     with tenant.s3.away(frozen=how == "silent"):
