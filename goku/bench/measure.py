@@ -122,7 +122,7 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
 def versions() -> dict[str, str]:
     """What the numbers depend on besides the code."""
     found = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
-    for package in ("triton", "flash-attn-4", "nvidia-cutlass-dsl"):
+    for package in ("triton", "flash-attn-4", "nvidia-cutlass-dsl", "quack-kernels"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

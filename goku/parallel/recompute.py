@@ -27,21 +27,10 @@ from goku.nn.operators import CLOSING, PRODUCTS
 Keep = Literal["none", "products", "mlp", "attention", "full"]
 
 _SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
-_ROWS = {
-    "none": 17,
-    "products": 10,
-    "mlp": 4,
-    "attention": 3,
-    "full": 1,
-}  # of D a token, without the MLP's
-_HIDDEN = {
-    "none": 2,
-    "products": 1,
-    "mlp": 0,
-    "attention": 0,
-    "full": 0,
-}  # the MLP's, each mlp_ratio rows
-_TEXT = {"none": 3, "products": 2, "mlp": 0, "attention": 0, "full": 0}  # of D a text token
+# rows that a token keeps: of D without the MLP's, of the MLP's mlp_ratio D; and a text token of D
+_ROWS = {"none": 17, "products": 10, "mlp": 4, "attention": 3, "full": 1}
+_HIDDEN = {"none": 2, "products": 1, "mlp": 0, "attention": 0, "full": 0}
+_TEXT = {"none": 3, "products": 2, "mlp": 0, "attention": 0, "full": 0}
 _PASSING = 12  # rows of D a token: gradients and workspace while one block goes backward
 
 

@@ -93,7 +93,7 @@ def cases() -> dict[str, Case]:
 
     def mlp(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         up, down = linear(given["first"], given["bias"]), linear(given["second"])
-        return (rows.mlp(given["x"], up, down, keep=True),)
+        return tuple(rows.mlp(given["x"], up, down, keep=keep) for keep in (True, False))
 
     found = (open_block, to_text, to_mlp, all_at_once, close_block, query, text_key, project, mlp)
     return {case.__name__: case for case in found}
