@@ -23,6 +23,29 @@ _TILE, _STAGES = 2, 3  # rows at once, and tiles on their way from memory
 
 
 @triton.jit
+def _chunk(chunks):
+    """This program's first row, the row after its last, and their segment."""
+    at = chunks + 3 * tl.program_id(0)
+    start = tl.load(at)
+    stop = tl.load(at + 1)
+    return start, stop, tl.load(at + 2).to(tl.int64)
+
+
+@triton.jit
+def _factor(
+    weight, scale, cols, vector, inside,
+    BLOCK: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
+):  # fmt: skip
+    """What a normed row is multiplied by: weight * (1 + scale), ones for what is missing."""
+    factor = tl.full([BLOCK], 1.0, tl.float32)
+    if WEIGHT:
+        factor *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
+    if MODULATE:
+        factor *= 1.0 + tl.load(scale + vector, mask=inside, other=0.0).to(tl.float32)
+    return factor
+
+
+@triton.jit
 def _forward(
     x, branch, bias, gate, weight, shift, scale, chunks, out, y, stats,
     rows, stride, eps,
@@ -30,18 +53,12 @@ def _forward(
     GATE: tl.constexpr, NORM: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
     TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    chunk = tl.program_id(0)
-    start = tl.load(chunks + 3 * chunk)
-    stop = tl.load(chunks + 3 * chunk + 1)
-    segment = tl.load(chunks + 3 * chunk + 2).to(tl.int64)
+    start, stop, segment = _chunk(chunks)
     cols = tl.arange(0, BLOCK)
     inside = cols < D
     vector = segment * stride + cols
-    factor = tl.full([BLOCK], 1.0, tl.float32)
-    if WEIGHT:
-        factor *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
+    factor = _factor(weight, scale, cols, vector, inside, BLOCK, WEIGHT, MODULATE)
     if MODULATE:
-        factor *= 1.0 + tl.load(scale + vector, mask=inside, other=0.0).to(tl.float32)
         shifted = tl.load(shift + vector, mask=inside, other=0.0).to(tl.float32)
     if GATE:
         gated = tl.load(gate + vector, mask=inside, other=0.0).to(tl.float32)
@@ -82,18 +99,11 @@ def _backward(
     GATE: tl.constexpr, NORM: tl.constexpr, WEIGHT: tl.constexpr, MODULATE: tl.constexpr,
     SUMS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    chunk = tl.program_id(0)
-    start = tl.load(chunks + 3 * chunk)
-    stop = tl.load(chunks + 3 * chunk + 1)
-    segment = tl.load(chunks + 3 * chunk + 2).to(tl.int64)
+    start, stop, segment = _chunk(chunks)
     cols = tl.arange(0, BLOCK)
     inside = cols < D
     vector = segment * stride + cols
-    factor = tl.full([BLOCK], 1.0, tl.float32)
-    if WEIGHT:
-        factor *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
-    if MODULATE:
-        factor *= 1.0 + tl.load(scale + vector, mask=inside, other=0.0).to(tl.float32)
+    factor = _factor(weight, scale, cols, vector, inside, BLOCK, WEIGHT, MODULATE)
     if GATE:
         gated = tl.load(gate + vector, mask=inside, other=0.0).to(tl.float32)
     if BIAS:
@@ -131,7 +141,7 @@ def _backward(
                 of_stream += tl.sum(grad, 0)
             of_gate += tl.sum(grad * added, 0)
             tl.store(dbranch + at, (grad * gated[None, :]).to(dbranch.dtype.element_ty), mask=held)
-    at_sums = chunk.to(tl.int64) * SUMS * D + cols
+    at_sums = tl.program_id(0).to(tl.int64) * SUMS * D + cols
     if MODULATE:
         tl.store(sums + at_sums, of_shift, mask=inside)
         at_sums += D
