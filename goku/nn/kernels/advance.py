@@ -150,9 +150,8 @@ def _backward(
         at_sums += D
     if GATE:
         tl.store(sums + at_sums, of_gate, mask=inside)
-        at_sums += D
         if BIAS:
-            tl.store(sums + at_sums, of_stream, mask=inside)
+            tl.store(sums + at_sums + D, of_stream, mask=inside)
 
 
 class Gradients(NamedTuple):
