@@ -46,9 +46,8 @@ LONG := --timeout 900 --durations 40
 cluster-images: cluster-up
 	$(BIN)/python -m tests.cluster.platform_images
 
-# Long files first, as they are sorted. Two at a time keep two cores busy; three ran 26 minutes for 28,
-# and were late for deadlines.
-BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Long files first, as they are sorted. Three at a time keep two cores busy: runs wait for timers as well.
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 test-cluster-beside: cluster-images
 	$(BIN)/python -m pytest tests/cluster -m "not disruptive" $(BESIDE) $(LONG) $(AGAIN)
 

@@ -23,12 +23,13 @@ from tests.goku.trainer import world
 
 pytestmark = pytest.mark.slow
 
-STEPS = 120
+STEPS = 80
 SETTINGS = (
     f"training.steps={STEPS}",
     "training.init_from=none",
     "training.validation_samples=2",
     "training.validation_interval_steps=50",
+    "data.packs_per_step=2",
 )
 
 
@@ -66,7 +67,7 @@ class Place:
             status = self.status(name)
             if ready(status):
                 return status
-            time.sleep(0.05)
+            time.sleep(0.3)
         pytest.fail(f"{name}: never {what}\n{self.goku('logs', name)}")
 
     def run(self, name: str) -> RunDir:

@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 NODES = 2
 SECONDS = 300.0  # for a start of two trainers on a machine that does other things too
 SETTINGS = (
-    "training.steps=120",
+    "training.steps=80",
+    "data.packs_per_step=2",
     "training.init_from=none",
     "training.validation_samples=0",
     f"parallel.nodes={NODES}",
@@ -137,7 +138,7 @@ def test_a_gang_that_is_stopped_and_hurt_ends_with_the_bytes_of_an_undisturbed_o
         broken.start()
         assert broken.end() == [Exit.DONE] * NODES, broken.output()
         third = broken.last()
-        assert (third.number, third.cause, third.last_step) == (3, Cause.DONE, 120)
+        assert (third.number, third.cause, third.last_step) == (3, Cause.DONE, 80)
     finally:
         straight.kill()
         broken.kill()

@@ -59,6 +59,14 @@ class Chaos:
         """Delete a pod with no grace at all."""
         kubectl("delete", "pod", pod, "-n", namespace, "--grace-period=0", "--force")
 
+    def slow_down(self, namespace: str, pod: str, *, cores: str = "200m") -> None:
+        """Limit each container of a running pod to so much CPU (in-place resize)."""
+        containers = json.loads(kubectl("get", "pod", pod, "-n", namespace, "-o", "json"))["spec"]
+        limits = {"limits": {"cpu": cores}}
+        patch = [{"name": one["name"], "resources": limits} for one in containers["containers"]]
+        words = ("patch", "pod", pod, "-n", namespace, "--subresource", "resize", "-p")
+        kubectl(*words, json.dumps({"spec": {"containers": patch}}))
+
     def restart_apiserver(self, *, down_seconds: float = 0) -> None:
         """Kill the API server and start it again; return when it is ready."""
         command = daemons.find("kube-apiserver").command

@@ -31,5 +31,5 @@ def template(chart: Path, *words: str | Path, namespace: str = "goku") -> str:
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """The documents of a stream."""
-    return [found for found in yaml.safe_load_all(text) if found]
+    """The documents of a stream. libyaml reads CRDs ten times as fast as Python does."""
+    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]

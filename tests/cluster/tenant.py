@@ -254,6 +254,11 @@ class Tenant:
             name=name,
         )
 
+    def slow_down(self, name: str) -> None:
+        """Let a run that only has to be there take little of the CPU: tests beside it need it."""
+        for pod in self.pods(name):
+            self.cluster.chaos.slow_down(self.namespace, pod["metadata"]["name"])
+
     def clear(self) -> None:
         """Delete every job and its pods at once; the runs stay in the store."""
         where = ("--all", "-n", self.namespace, "--wait=false")

@@ -13,7 +13,7 @@ from tests.cluster.s3 import KINDS, Kind, serving
 
 _ROOT = Path(__file__).parents[2]
 # A kill takes a second or two. `python -m tests.faults.crash` leaves out no call.
-_EVERY: dict[Kind, str] = {"minio": "3", "versitygw": "7"}
+_EVERY: dict[Kind, str] = {"minio": "4", "versitygw": "7"}
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ _EVERY: dict[Kind, str] = {"minio": "3", "versitygw": "7"}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["sweep", "random"])
 def test_nothing_is_torn_or_lost(kind: Kind, way: str, tmp_path: Path) -> None:
-    options = ["--every", _EVERY[kind]] if way == "sweep" else ["20"]
+    options = ["--every", _EVERY[kind]] if way == "sweep" else ["12"]
     with serving(kind, tmp_path) as server:
         uri = f"s3://{server.bucket}/runs/crash"
         done = subprocess.run(

@@ -29,6 +29,7 @@ def test_a_pod_out_of_memory_is_told_with_the_setting(tenant: Tenant) -> None:
     small = tenant.with_profile(memory_gib_per_node=2)
     small.launch("starved", steps=2000, interval=500)
     small.reach("starved", 3)
+    small.slow_down("starved")
     fill = "dd if=/dev/zero of=/dev/shm/fill bs=1M count=1000; sleep 1"
     pod = small.pod("starved", 1)
     hog = f"({fill}) & exec python3 -c 'x = bytearray(600 << 20); import time; time.sleep(5)'"

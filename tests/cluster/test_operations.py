@@ -60,7 +60,8 @@ def test_every_command_of_the_document(place: Tenant) -> None:
             if "promote" in words:
                 promoted = place.run("stage2").steps()[-2]
             if "--follow" in words:
-                place.reach("stage2", 3)
+                place.reach("stage2", 25)
+                place.slow_down("stage2")
             if "--now" in words:
                 saved = place.attempts("stage2")[0].last_step or 0
                 place.reach("stage2", saved + 1, attempt=2)

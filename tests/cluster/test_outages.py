@@ -19,6 +19,7 @@ def test_training_goes_on_while_the_store_is_away(tenant: Tenant, how: str) -> N
     ahead = ("data.prefetch_packs=100", "data.packs_per_step=2")
     tenant.launch(name, *ahead, steps=100_000, interval=20)
     tenant.reach(name, 30)
+    tenant.slow_down(name)
     uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}
     with tenant.s3.away(frozen=how == "silent"):
         before = tenant.heartbeat(name).step or 0
@@ -61,6 +62,7 @@ def test_a_silent_node_keeps_its_run(tenant: Tenant) -> None:
 def test_the_same_run_launched_twice(tenant: Tenant) -> None:
     tenant.launch("twice", steps=3000, interval=20)
     tenant.reach("twice", 2)
+    tenant.slow_down("twice")
     second = tenant.start(*tenant.launch_arguments("twice", steps=3000, interval=20))
     assert second.returncode == 1
     assert "it is running" in second.stderr

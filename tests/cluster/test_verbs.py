@@ -131,6 +131,7 @@ def long_run(tenant: Tenant) -> Iterator[str]:
     name = "verbs"
     tenant.launch(name, steps=100_000, interval=1000)
     tenant.reach(name, 2)
+    tenant.slow_down(name)
     yield name
     tenant.start("stop", name, "--now")
 
