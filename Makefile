@@ -71,7 +71,7 @@ check: lint types imports test
 
 constraints: $(READY)
 	( sed -n '/^#/p' constraints.txt; echo 'torch==2.11.0' | $(BIN)/uv pip compile -q --no-annotate \
-	  --no-header --python-version 3.11 --extra train --extra curate --extra gpu --extra dev \
+	  --no-header --python-version 3.11 --extra train --extra curate --extra gpu --extra gcs --extra azure --extra dev \
 	  --constraint - pyproject.toml ) > constraints.new
 	mv constraints.new constraints.txt
 

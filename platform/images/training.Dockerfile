@@ -6,7 +6,8 @@
 # Two layers matter. The dependencies (gigabytes) change with constraints.txt and pyproject.toml
 # alone; the code (less than a megabyte) lies above them, so a change of the code moves only that.
 # Torch brings CUDA's libraries along and the driver comes from the node. Any base will do that has
-# Python 3.11 or newer with venv, or apt to install it.
+# Python 3.11 or newer with venv, or apt to install it. For runs on gs:// or az:// add
+# `--extra gcs` or `--extra azure` to EXTRAS.
 ARG BASE=nvidia/cuda:13.0.2-runtime-ubuntu24.04
 
 FROM ${BASE} AS python

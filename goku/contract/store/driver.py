@@ -26,7 +26,8 @@ class Driver:
         except (ValueError, ImportError, OSError) as error:
             raise StoreError(
                 f"{uri}: this store cannot be opened ({error}). "
-                "Use a folder, s3://, or a URI whose fsspec driver is installed."
+                "Use a folder, s3://, or a URI whose fsspec driver is installed: "
+                "goku-platform[gcs] has that of gs://, goku-platform[azure] that of az://."
             ) from error
         self._condition = condition(self._fs, uri.partition("://")[0])
 
