@@ -29,9 +29,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(AGAIN)
 
 # A Kubernetes cluster on this machine, as root: control plane, node and operators as in production,
-# made-up GPUs. The programs are built once from Go modules (half an hour, 1.2 GB).
+# made-up GPUs. The programs are built once from Go modules and one npm package (half an hour, 1.6 GB).
 cluster-binaries: $(READY)
 	$(BIN)/python -m tests.cluster.binaries
+	$(BIN)/python -m tests.cluster.packages
 
 cluster-up: $(READY)
 	$(BIN)/python -m tests.cluster up
@@ -43,7 +44,7 @@ test-cluster: test-cluster-beside test-cluster-alone
 
 # The images of the pods are built first: gigabytes and minutes once, seconds after that.
 LONG := --timeout 900 --durations 40
-cluster-images: cluster-up
+cluster-images: cluster-binaries cluster-up
 	$(BIN)/python -m tests.cluster.platform_images
 
 # Long files first, as they are sorted. Three at a time keep two cores busy: runs wait for timers as well.

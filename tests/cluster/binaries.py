@@ -127,6 +127,12 @@ MODULES = (
         "v0.0.0-20260212201848-7aac2a2c5b7c",
         (("minio", ""),),
     ),
+    Module(
+        "fake-gcs-server",
+        "github.com/fsouza/fake-gcs-server",
+        "v1.56.1",
+        (("fake-gcs-server", ""),),
+    ),
     Module("kubeconform", "github.com/yannh/kubeconform", "v0.8.0", _same("kubeconform")),
     Module(
         "kuberay",

@@ -52,6 +52,8 @@ def _problems() -> Iterator[str]:
     yield from _kernel()
     if not all(module.ready for module in MODULES) and shutil.which("go") is None:
         yield "Go builds the programs and is not here: install Go 1.26 or newer"
+    if shutil.which("npm") is None:
+        yield "npm installs an emulator and is not here: install Node 20 or newer"
 
 
 def _kernel() -> Iterator[str]:
