@@ -41,7 +41,8 @@ def _state(stat: Path) -> str:
     return stat.read_text().rpartition(")")[2].split()[0]
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind((address, 0))
         return int(listener.getsockname()[1])
@@ -82,7 +83,7 @@ class S3Server:
 
     def start(self) -> None:
         """Start it, again with the same port and data after `stop`; returns when it answers."""
-        self.port = self.port or _free_port(self.address)
+        self.port = self.port or free_port(self.address)
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -6,7 +6,6 @@ and the monitor's endpoint is put into Prometheus' own words below, field by fie
 
 import json
 import re
-import socket
 import subprocess
 import time
 import urllib.error
@@ -26,6 +25,7 @@ from goku_platform.jobs import names
 from tests.chart.chart import CHART, ROOT, RULES, VALUES, loaded, queries, rules
 from tests.cluster.cluster import Cluster
 from tests.cluster.helm import objects, template
+from tests.cluster.s3 import free_port
 
 ALERTS = ROOT / "tests" / "chart" / "alerts.yaml"
 PORT = 9465  # of the pods: everything.yaml
@@ -287,7 +287,7 @@ def _served(folder: Path, cluster: Cluster) -> Iterator[Prometheus]:
     file = folder / "prometheus.yaml"
     file.write_text(yaml.safe_dump(_configuration(cluster)))
     promtool("check", "config", file)
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port('127.0.0.1')}"
     command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -300,9 +300,3 @@ def _served(folder: Path, cluster: Cluster) -> Iterator[Prometheus]:
         finally:
             process.terminate()
             process.wait(timeout=30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -238,7 +238,8 @@ def test_a_write_whose_answer_is_lost_is_still_known_as_ones_own(
 # --- the run directory
 
 
-def test_a_run_is_frozen_committed_fenced_and_retained(store: Store) -> None:
+def a_run_is_kept(store: Store) -> None:
+    """Freezing, the fence, commits and retention on any store."""
     run = RunDir(store.uri)
     assert run.freeze(config(), "v1")
     assert not run.freeze(config(), "v2")
@@ -259,6 +260,10 @@ def test_a_run_is_frozen_committed_fenced_and_retained(store: Store) -> None:
     flipped[3] ^= 1
     run.checkpoint(30).write("data", bytes(flipped))
     assert list(verify(run.checkpoint(30), newest)) == ["data: bytes 0 to 7 have changed"]
+
+
+def test_a_run_is_frozen_committed_fenced_and_retained(store: Store) -> None:
+    a_run_is_kept(store)
 
 
 # --- training
