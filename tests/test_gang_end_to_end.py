@@ -21,8 +21,10 @@ from goku.contract.exits import EXIT_OF, Cause, Exit
 from goku.contract.manifest import verify
 from goku.contract.pod import PodDir
 from goku.contract.rundir import RunDir
+from goku.trainer.loop import train
 from tests.goku.trainer import world
 from tests.goku_platform.supervisor.ports import quiet_port
+from tests.ranks import run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -39,13 +41,22 @@ SETTINGS = (
 )
 
 
+def configured(folder: Path, name: str) -> RunConfig:
+    return presets.build(
+        "stage2", store=str(folder), size="tiny", name=name, overrides=parse(SETTINGS)
+    )
+
+
+def undisturbed(folder: Path) -> None:
+    """On a rank of its own: the whole run, and nobody who could stop it."""
+    assert train(world.trainer_of(configured(folder, "straight"), folder / "pod")) is Cause.DONE
+
+
 class Gang:
     """The pods of one run."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        config: RunConfig = presets.build(
-            "stage2", store=str(folder), size="tiny", name=name, overrides=parse(SETTINGS)
-        )
+        config = configured(folder, name)
         self.run = RunDir(f"{folder}/{name}")
         self.run.freeze(config, "test")
         self.pods = [PodDir(folder / f"{name}-pod-{rank}") for rank in range(NODES)]
@@ -114,11 +125,9 @@ def test_a_gang_that_is_stopped_and_hurt_ends_with_the_bytes_of_an_undisturbed_o
     tmp_path: Path,
 ) -> None:
     world.encode(tmp_path)
+    run_ranks(undisturbed, NODES, tmp_path)
     straight, broken = Gang(tmp_path, "straight"), Gang(tmp_path, "broken")
     try:
-        straight.start()
-        assert straight.end() == [Exit.DONE] * NODES, straight.output()
-
         broken.start()
         broken.until(lambda: broken.step() >= 10)
         broken.processes[1].send_signal(signal.SIGTERM)
@@ -140,6 +149,5 @@ def test_a_gang_that_is_stopped_and_hurt_ends_with_the_bytes_of_an_undisturbed_o
         third = broken.last()
         assert (third.number, third.cause, third.last_step) == (3, Cause.DONE, 80)
     finally:
-        straight.kill()
         broken.kill()
     assert broken.bytes() == straight.bytes()
