@@ -12,6 +12,7 @@ whose go.mod replaces its staging modules by folders; here those become the publ
 """
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,10 +186,10 @@ def ensure(names: tuple[str, ...] = ()) -> None:
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second builder waits, and finds what it wanted
-        with _go_caches() as environment:
-            for module in missing:
-                if not module.ready:
-                    _build(module, environment)
+        missing = [module for module in missing if not module.ready]
+        # two at a time: each ends with a link that has use for one core
+        with _go_caches() as environment, ThreadPoolExecutor(2) as pool:
+            list(pool.map(_build, missing, itertools.repeat(environment)))
 
 
 @contextmanager
