@@ -59,8 +59,10 @@ class Chaos:
         """Delete a pod with no grace at all."""
         kubectl("delete", "pod", pod, "-n", namespace, "--grace-period=0", "--force")
 
-    def slow_down(self, namespace: str, pod: str, *, cores: str = "200m") -> None:
-        """Limit each container of a running pod to so much CPU (in-place resize)."""
+    def slow_down(self, namespace: str, pod: str, *, cores: str = "250m") -> None:
+        """Limit each container of a running pod to so much CPU by an in-place resize.
+
+        More than it asks for: a resize may not change a pod's class of service."""
         containers = json.loads(kubectl("get", "pod", pod, "-n", namespace, "-o", "json"))["spec"]
         limits = {"limits": {"cpu": cores}}
         patch = [{"name": one["name"], "resources": limits} for one in containers["containers"]]
