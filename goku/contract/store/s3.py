@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
 
+from goku.contract.store.copying import copy
 from goku.contract.store.errors import StoreError, StoreUnavailable
 from goku.contract.store.s3_client import AWAY, client, code, told, translated, was_retried
 from goku.contract.store.s3_upload import CHECKSUM, MARK, Upload, holds
@@ -62,7 +63,7 @@ class Bucket:
             nonlocal filled
             filled = 0
             while filled < len(buffer) and (data := body.read(_COPIED_BYTES)):
-                buffer[filled : filled + len(data)] = data
+                copy(buffer[filled : filled + len(data)], data)
                 filled += len(data)
             return b""
 

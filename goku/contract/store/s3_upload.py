@@ -1,8 +1,8 @@
 """A stream that becomes an object: parts go up in threads while the next one is being written.
 
-Memory is bounded by the parts under way. Nothing is visible before the last call, and what breaks
-off is aborted; of a killed process the server keeps the invisible parts until a lifecycle rule
-(AbortIncompleteMultipartUpload) takes them away.
+Memory is bounded by the parts under way. Read-only views are copied by the thread that sends them.
+Nothing is visible before the last call, and what breaks off is aborted; of a killed process the
+server keeps the invisible parts until a lifecycle rule (AbortIncompleteMultipartUpload) takes them.
 """
 
 import base64
@@ -14,6 +14,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from goku.contract.checksum import crc32
+from goku.contract.store.copying import copy
 from goku.contract.store.s3_client import client, code, told, was_retried
 
 CHECKSUM = "CRC32"  # of every part and object: the server compares
@@ -21,7 +22,7 @@ MARK = "goku-write"  # metadata that tells whose write an object is
 
 _PART_BYTES = 16 << 20
 _PARTS_OF_A_SIZE = 2000  # then the parts double: 10,000 are allowed, and files may have a terabyte
-_LANES = 4  # parts under way at once
+_LANES = 8  # parts under way at once
 
 
 class Upload(io.RawIOBase):
@@ -33,7 +34,8 @@ class Upload(io.RawIOBase):
         self._mark = mark
         self._client = client()
         self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="s3-upload")
-        self._buffer = bytearray()
+        self._views: list[memoryview] = []  # of the next part
+        self._held = 0  # bytes of it
         self._parts: list[Future[dict[str, Any]]] = []
         self._id: str | None = None  # of the multipart upload, once the first part is full
         self._offset = 0
@@ -45,13 +47,16 @@ class Upload(io.RawIOBase):
         return self._offset
 
     def write(self, data: Any) -> int:  # any buffer
-        rest = memoryview(data).cast("B")
+        """Take the bytes. A read-only view must not change before `finish` returns."""
+        lasts = isinstance(data, memoryview) and data.readonly
+        rest = memoryview(data if lasts else bytes(data)).cast("B")
         size = len(rest)
         while rest:
-            room = self._part_bytes - len(self._buffer)
-            self._buffer += rest[:room]
-            rest = rest[room:]
-            if len(self._buffer) == self._part_bytes:
+            view = rest[: self._part_bytes - self._held]
+            rest = rest[len(view) :]
+            self._views.append(view)
+            self._held += len(view)
+            if self._held == self._part_bytes:
                 self._send()
         self._offset += size
         return size
@@ -59,14 +64,12 @@ class Upload(io.RawIOBase):
     def finish(self) -> None:
         """Send what is left and make the object appear."""
         if self._id is None:
+            body = b"".join(self._views)
             self._client.put_object(
-                **self._target,
-                Body=bytes(self._buffer),
-                **checksum(self._buffer),
-                Metadata={MARK: self._mark},
+                **self._target, Body=body, **checksum(body), Metadata={MARK: self._mark}
             )
             return
-        if self._buffer:
+        if self._views:
             self._send()
         parts = [part.result() for part in self._parts]
         try:
@@ -97,9 +100,9 @@ class Upload(io.RawIOBase):
             self._id = self._begin()
         if len(self._parts) >= _LANES:  # bounds memory, and meets an error early
             self._parts[-_LANES].result()
-        body, self._buffer = self._buffer, bytearray()
+        views, self._views, self._held = self._views, [], 0
         number = len(self._parts) + 1
-        self._parts.append(self._pool.submit(self._put, self._id, number, body))
+        self._parts.append(self._pool.submit(self._put, self._id, number, views))
 
     def _begin(self) -> str:
         begun = self._client.create_multipart_upload(
@@ -107,7 +110,8 @@ class Upload(io.RawIOBase):
         )
         return str(told(begun, "UploadId"))
 
-    def _put(self, upload: str, number: int, body: bytearray) -> dict[str, Any]:
+    def _put(self, upload: str, number: int, views: list[memoryview]) -> dict[str, Any]:
+        body = _joined(views)
         done = self._client.upload_part(
             **self._target,
             UploadId=upload,
@@ -123,6 +127,14 @@ class Upload(io.RawIOBase):
         if code(error) != "NoSuchUpload" or not was_retried(error):
             return False
         return holds(self._target, self._mark)
+
+
+def _joined(views: list[memoryview]) -> bytearray:
+    body, offset = bytearray(sum(map(len, views))), 0
+    for view in views:
+        copy(memoryview(body)[offset : offset + len(view)], view)
+        offset += len(view)
+    return body
 
 
 def checksum(body: bytes | bytearray) -> dict[str, str]:
