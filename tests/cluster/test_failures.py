@@ -42,7 +42,8 @@ def test_a_pod_out_of_memory_is_told_with_the_setting(tenant: Tenant) -> None:
 
 
 def test_a_hung_rank_is_found_and_all_stacks_are_kept(tenant: Tenant) -> None:
-    tenant.launch("hung", "health.step_budget_seconds=8", steps=40, interval=10)
+    # no save is near: it has a longer budget
+    tenant.launch("hung", "health.step_budget_seconds=8", steps=100, interval=60)
     tenant.reach("hung", 5)
     os.kill(tenant.rank("hung", 1), signal.SIGSTOP)
     stopped = time.time()
