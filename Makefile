@@ -26,6 +26,7 @@ demo: $(READY)
 # AGAIN=--last-failed repeats what failed, as .ci/run does once: tests of whole gangs and clusters have
 # deadlines, and two cores may be late. What fails alone too is broken.
 test: $(READY)
+	@command -v go >/dev/null || echo 'Go is missing: stores are tested on file:// alone; with it, make test-cluster adds s3://, gs:// and az://'
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(AGAIN)
 
 # A Kubernetes cluster on this machine, as root: control plane, node and operators as in production,

@@ -91,9 +91,12 @@ class Cluster:
     def namespace(self, name: str, *, restricted: bool = True) -> Iterator[str]:
         """A fresh namespace that enforces the restricted Pod Security profile; it goes at the end.
 
-        One of that name which an interrupted test left goes first.
+        Nobody waits for that, which takes a minute after a restart of the control plane, but the
+        next namespace of the same name.
         """
-        self._remove_namespace(name)
+        if self.exists("namespace", name):
+            self._remove_namespace(name)
+            kubectl("wait", "namespace", name, "--for=delete", "--timeout=120s")
         labels = {RESTRICTED: "restricted"} if restricted else {}
         metadata = {"name": name, "labels": labels}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
@@ -130,16 +133,9 @@ class Cluster:
         return "\n".join(f"--- {name}\n{text}" for name, text in cut)
 
     def _remove_namespace(self, name: str) -> None:
-        if not self.exists("namespace", name):
-            return
+        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+        words = ("delete", "pods", "--namespace", name, "--wait=false")
         # A pod that ignores TERM would hold the namespace for its whole grace.
-        kubectl("delete", "namespace", name, "--wait=false")
-        self._kill_pods(name)
-        gone = ("wait", "namespace", name, "--for=delete", "--timeout=120s")
-        kubectl(*gone)
-
-    def _kill_pods(self, namespace: str) -> None:
-        words = ("delete", "pods", "--namespace", namespace, "--wait=false")
         kubectl(*words, "--all", "--grace-period=1")
         # Nobody ends a pod that is on no node but the collector of garbage, in minutes.
         kubectl(*words, "--field-selector", "spec.nodeName=", "--grace-period=0", "--force")

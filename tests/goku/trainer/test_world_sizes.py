@@ -1,6 +1,7 @@
 """The same samples, noise and losses on any number of ranks, however they are divided."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,32 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.slow
 
 
+# of one run, one after another: ranks, and how they divide the work
+PLACES: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (4, ("parallel.sequence=2", "parallel.zero_stage=1")),
+    (2, ("parallel.sequence=2", "parallel.engine=fsdp2", "parallel.zero_stage=3")),
+    (1, ()),
+    (4, ("parallel.engine=fsdp2", "parallel.replicas=2")),
+    (2, ("parallel.zero_stage=3",)),
+)
+
+
 def losses(store: Path, name: str, *settings: str) -> list[dict[str, Any]]:
     """The rows of a whole run in this rank; empty but on rank 0."""
+    cause, rows = attempt(store, name, settings)
+    assert cause is Cause.DONE
+    return rows
+
+
+def attempt(
+    store: Path, name: str, settings: tuple[str, ...], steps: int | None = None
+) -> tuple[Cause, list[dict[str, Any]]]:
+    """How an attempt ends in this rank, asked to stop after `steps`, and its rows on rank 0."""
     config = world.configure(store, name, *settings)
     if int(os.environ["RANK"]) == 0:
         Ledger(RunDir(f"{store}/{name}")).open(host="test", nodes=1, processes_per_node=1)
     trainer = world.trainer_of(config, store / f"pod-{name}")
+    trainer.health.install()
     rows: list[dict[str, Any]] = []
     if trainer.report is not None:
         original = trainer.report.stepped
@@ -29,10 +50,11 @@ def losses(store: Path, name: str, *settings: str) -> list[dict[str, Any]]:
         def stepped(row: Any, **values: int) -> None:
             rows.append(dict(row))
             original(row, **values)
+            if len(rows) == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
 
         trainer.report.stepped = stepped  # type: ignore[method-assign]
-    assert train(trainer) is Cause.DONE
-    return rows
+    return train(trainer), rows
 
 
 def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
@@ -51,6 +73,21 @@ def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
         assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in lone], 1e-5)
         norms = [row["grad_norm"] for row in other]
         assert norms == pytest.approx([row["grad_norm"] for row in lone], 1e-4)
+
+
+def test_a_run_goes_on_wherever_it_is_resumed(tmp_path: Path) -> None:
+    """On other ranks, engines, stages and degrees: no sample dropped, none seen twice."""
+    world.encode(tmp_path)
+    lone = run_ranks(losses, 1, tmp_path, "lone", "parallel.processes_per_node=1")[0]
+    rows: list[dict[str, Any]] = []
+    for ranks, settings in PLACES:
+        steps = None if (ranks, settings) == PLACES[-1] else 1
+        settings = (f"parallel.processes_per_node={ranks}", *settings)
+        cause, more = run_ranks(attempt, ranks, tmp_path, "moved", settings, steps)[0]
+        assert cause is (Cause.DONE if steps is None else Cause.YIELDED)
+        rows += more
+    assert [row["samples_seen"] for row in rows] == [row["samples_seen"] for row in lone]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in lone], 1e-5)
 
 
 def test_image_to_video_starts_from_text_to_video(tmp_path: Path) -> None:
