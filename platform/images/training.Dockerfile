@@ -11,7 +11,6 @@
 ARG BASE=nvidia/cuda:13.0.2-runtime-ubuntu24.04
 
 FROM ${BASE} AS python
-# The compiler is for triton, which builds its launchers on first use.
 RUN python3 -c 'import ensurepip' || { apt-get update && \
       DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates gcc libc6-dev python3-dev python3-venv && \
@@ -38,6 +37,11 @@ RUN python3 -m venv /opt/goku && \
       --compile-bytecode -c /opt/requirements/constraints.txt \
       -r /opt/requirements/pyproject.toml ${EXTRAS} && \
     rm -rf /tmp/uv
+# Triton builds its launchers on first use, and a base that brought Python may have no compiler.
+RUN case "${EXTRAS}" in *gpu*) command -v cc || { apt-get update && \
+      DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        gcc libc6-dev python3-dev && \
+      rm -rf /var/lib/apt/lists/*; };; esac
 
 # Pods run with a read-only root: whatever is written goes to /goku or /tmp, which are volumes.
 ENV PATH=/opt/goku/bin:${PATH} \

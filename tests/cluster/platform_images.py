@@ -37,6 +37,7 @@ SUITE = "bookworm"
 # venv and certificates are what the Dockerfile asks of a base that does not come from CUDA.
 PACKAGES = "python3,python3-venv,ca-certificates"
 STORAGE = KEPT / "buildah"
+PASSING = KEPT / "buildah-tmp"  # gigabytes, which a build that is killed leaves
 KEEP_IMAGES = 4
 EPOCH = 1577836800
 
@@ -97,6 +98,8 @@ def _alone() -> Iterator[None]:
     KEPT.mkdir(parents=True, exist_ok=True)
     with (KEPT / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(PASSING, ignore_errors=True)
+        PASSING.mkdir()
         yield
 
 
@@ -191,11 +194,15 @@ def _forget_old(reference: str) -> None:
 
 def _buildah(*words: str) -> str:
     places = ["--root", str(STORAGE), "--runroot", str(KEPT / "buildah-run")]
-    return _checked(["buildah", "--storage-driver", "overlay", *places, *words])
+    return _checked(
+        ["buildah", "--storage-driver", "overlay", *places, *words], TMPDIR=str(PASSING)
+    )
 
 
-def _checked(command: list[str]) -> str:
-    done = subprocess.run(command, text=True, capture_output=True)
+def _checked(command: list[str], **environment: str) -> str:
+    done = subprocess.run(
+        command, text=True, capture_output=True, env={**os.environ, **environment}
+    )
     if done.returncode:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         raise ClusterError(f"{' '.join(command)} failed:\n{said.strip()}")
