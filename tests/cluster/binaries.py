@@ -12,6 +12,7 @@ whose go.mod replaces its staging modules by folders; here those become the publ
 """
 
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -76,8 +77,9 @@ class Module:
 
     @property
     def home(self) -> Path:
-        """The module's folder in the cache."""
-        return cache() / f"{self.name}-{self.version}"
+        """The module's folder in the cache; a program of ours has its own for every text."""
+        own = f"-{hashlib.sha256(self.main.encode()).hexdigest()[:8]}" if self.main else ""
+        return cache() / f"{self.name}-{self.version}{own}"
 
     @property
     def ready(self) -> bool:

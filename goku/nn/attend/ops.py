@@ -70,14 +70,7 @@ def operator(name: str, forward: Forward, backward: Backward) -> Attend:
     attended = operators.operator(f"attend_{name}", run_forward, _shapes_forward)
     backed = operators.operator(f"attend_{name}_backward", run_backward, _shapes_backward)
 
-    def keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, *output)
-
-    def differentiate(ctx: Any, do: Tensor, _dlse: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *spans, o, lse = ctx.saved_tensors
-        return *backed(do.contiguous(), q, k, v, o, lse, *spans), *(None,) * 4
-
-    torch.library.register_autograd(f"goku::attend_{name}", differentiate, setup_context=keep)
+    _differentiate(name, backed)
     SAVED.add(attended)
 
     def attend(
@@ -97,6 +90,19 @@ def operator(name: str, forward: Forward, backward: Backward) -> Attend:
 
     attend.kernel = name  # type: ignore[attr-defined]  # reports say which one ran
     return attend
+
+
+def _differentiate(name: str, backed: Any) -> None:
+    """Let the gradient of the operator of that name be what `backed` gives."""
+
+    def keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, *output)
+
+    def differentiate(ctx: Any, do: Tensor, _dlse: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *spans, o, lse = ctx.saved_tensors
+        return *backed(do.contiguous(), q, k, v, o, lse, *spans), *(None,) * 4
+
+    torch.library.register_autograd(f"goku::attend_{name}", differentiate, setup_context=keep)
 
 
 def _segments(q_starts: Tensor, k_starts: Tensor, q_host: Tensor, k_host: Tensor) -> Segments:
