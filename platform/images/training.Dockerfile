@@ -6,13 +6,12 @@
 # Two layers matter. The dependencies (gigabytes) change with constraints.txt and pyproject.toml
 # alone; the code (less than a megabyte) lies above them, so a change of the code moves only that.
 # Torch brings CUDA's libraries along and the driver comes from the node. Any base will do that has
-# Python 3.11 or newer with venv and a C compiler, or apt to install them. For runs on gs:// or az:// add
+# Python 3.11 or newer with venv, or apt to install it. For runs on gs:// or az:// add
 # `--extra gcs` or `--extra azure` to EXTRAS.
 ARG BASE=nvidia/cuda:13.0.2-runtime-ubuntu24.04
 
 FROM ${BASE} AS python
-# Triton builds its launchers on first use: it needs a C compiler, which a base with Python may lack.
-RUN python3 -c 'import ensurepip' && command -v cc || { apt-get update && \
+RUN python3 -c 'import ensurepip' || { apt-get update && \
       DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates gcc libc6-dev python3-dev python3-venv && \
       rm -rf /var/lib/apt/lists/*; }
@@ -38,6 +37,11 @@ RUN python3 -m venv /opt/goku && \
       --compile-bytecode -c /opt/requirements/constraints.txt \
       -r /opt/requirements/pyproject.toml ${EXTRAS} && \
     rm -rf /tmp/uv
+# Triton builds its launchers on first use, and a base that brought Python may have no compiler.
+RUN case "${EXTRAS}" in *gpu*) command -v cc || { apt-get update && \
+      DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        gcc libc6-dev python3-dev && \
+      rm -rf /var/lib/apt/lists/*; };; esac
 
 # Pods run with a read-only root: whatever is written goes to /goku or /tmp, which are volumes.
 ENV PATH=/opt/goku/bin:${PATH} \
