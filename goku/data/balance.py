@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush, heapreplace
 from itertools import pairwise
 from statistics import fmean
 from typing import Self
@@ -74,17 +75,31 @@ def _dealt(
     costs: Mapping[int, float], tokens_of: Callable[[int], int], *, packs: int, budget: int
 ) -> list[Pack] | None:
     members: list[list[int]] = [[] for _ in range(packs)]
-    spent, room = [0.0] * packs, [budget] * packs
+    room = [budget] * packs
+    spent = [(0.0, place) for place in range(packs)]  # a heap: the cheapest pack first
     for ordinal in sorted(costs, key=lambda ordinal: (-costs[ordinal], ordinal)):
-        tokens = tokens_of(ordinal)
-        free = [place for place in range(packs) if room[place] >= tokens]
-        if not free:
+        place = _cheapest(spent, room, tokens_of(ordinal), costs[ordinal])
+        if place is None:
             return None
-        place = min(free, key=spent.__getitem__)
         members[place].append(ordinal)
-        spent[place] += costs[ordinal]
-        room[place] -= tokens
     return [tuple(sorted(pack)) for pack in members] if all(members) else None
+
+
+def _cheapest(
+    spent: list[tuple[float, int]], room: list[int], tokens: int, cost: float
+) -> int | None:
+    """The cheapest pack with room for so many tokens, charged with them and with their cost."""
+    full = []
+    while spent and room[spent[0][1]] < tokens:
+        full.append(heappop(spent))
+    place = None
+    if spent:
+        before, place = spent[0]
+        room[place] -= tokens
+        heapreplace(spent, (before + cost, place))
+    for pack in full:
+        heappush(spent, pack)
+    return place
 
 
 def imbalance(packs: Sequence[Pack], cost_of: Callable[[int], float], *, ranks: int) -> float:

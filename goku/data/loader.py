@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import islice, tee
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from goku.data import balance, packing
 from goku.data.balance import Cost
 from goku.data.encoding import Sample
 from goku.data.packing import Pack
-from goku.data.prefetch import ahead
+from goku.data.prefetch import ahead, beside
 from goku.data.records import Kind
 from goku.data.source import Entry, Source
 from goku.data.stream import Stream, kinds, unit
@@ -55,9 +56,13 @@ class StepBatch(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    start: int
-    end: int
+    """A step before anything of it is loaded: the same on every rank."""
+
     packs: tuple[Pack, ...]
+    samples: int
+    tokens: int
+    samples_seen: int
+    imbalance: float
 
 
 class Loader:
@@ -87,7 +92,8 @@ class Loader:
             raise ValueError(f"{data_ranks} ranks do not divide {config.packs_per_step} packs")
         self._source, self._config, self._patch = source, config, patch
         self._data_rank, self._data_ranks = data_rank, data_ranks
-        self._image_conditioned, self._cost = image_conditioned, cost
+        self._image_conditioned = image_conditioned
+        self._cost: Cost | None = cache(cost) if cost else None  # of a few lengths, many times
         _check_entries(source.entries, config, patch)
         self._held: list[int] = []
         self._streamed: dict[Kind, list[int]] = {}
@@ -104,18 +110,19 @@ class Loader:
 
     def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
         """Endless steps, beginning after `samples_seen` samples. What loading raises, it raises."""
-        plans, sent = tee(self._plans(samples_seen))
-        mine = (pack for plan in sent for pack in self._own(plan))
-        with closing(ahead(self._train, mine, depth=self._config.prefetch_packs)) as loaded:
-            for plan in plans:
-                packs = tuple(islice(loaded, len(self._own(plan))))
-                yield StepBatch(
-                    packs,
-                    samples=plan.end - plan.start,
-                    tokens=sum(map(self._tokens, range(plan.start, plan.end))),
-                    samples_seen=plan.end,
-                    imbalance=self._imbalance(plan),
-                )
+        with closing(beside(self._plans(samples_seen))) as planned:
+            plans, sent = tee(planned)
+            mine = (pack for plan in sent for pack in self._own(plan))
+            with closing(ahead(self._train, mine, depth=self._config.prefetch_packs)) as loaded:
+                for plan in plans:
+                    packs = tuple(islice(loaded, len(self._own(plan))))
+                    yield StepBatch(
+                        packs,
+                        samples=plan.samples,
+                        tokens=plan.tokens,
+                        samples_seen=plan.samples_seen,
+                        imbalance=plan.imbalance,
+                    )
 
     def validation(self) -> list[Batch]:
         """The held-out samples, one to a pack, with captions: the same on every call and rank."""
@@ -124,24 +131,28 @@ class Loader:
             for ordinal, index in enumerate(self._held)
         ]
 
-    def _plans(self, cursor: int) -> Iterator[_Plan]:
+    def _plans(self, samples_seen: int) -> Iterator[_Plan]:
         while True:
-            packs, end = packing.plan(
-                self._tokens,
-                cursor,
-                packs=self._config.packs_per_step,
-                budget=self._config.pack_tokens,
-            )
-            if self._cost is not None:
-                budget = self._config.pack_tokens
-                packs = balance.even(packs, self._tokens, self._cost, budget=budget)
-            yield _Plan(cursor, end, packs)
-            cursor = end
+            plan = self._plan(samples_seen)
+            yield plan
+            samples_seen = plan.samples_seen
 
-    def _imbalance(self, plan: _Plan) -> float:
+    def _plan(self, start: int) -> _Plan:
+        tokens_of, budget = cache(self._tokens), self._config.pack_tokens
+        packs, end = packing.plan(
+            tokens_of, start, packs=self._config.packs_per_step, budget=budget
+        )
+        if self._cost is not None:
+            packs = balance.even(packs, tokens_of, self._cost, budget=budget)
         cost = self._cost or float
-        return balance.imbalance(
-            plan.packs, lambda ordinal: cost(self._tokens(ordinal)), ranks=self._data_ranks
+        return _Plan(
+            packs,
+            samples=end - start,
+            tokens=sum(map(tokens_of, range(start, end))),
+            samples_seen=end,
+            imbalance=balance.imbalance(
+                packs, lambda ordinal: cost(tokens_of(ordinal)), ranks=self._data_ranks
+            ),
         )
 
     def _own(self, plan: _Plan) -> tuple[Pack, ...]:

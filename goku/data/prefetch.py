@@ -6,12 +6,14 @@ Threads and no processes: they see no signals, need no pickling, and die with th
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from contextlib import closing
+from itertools import count, islice
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_END: Any = object()  # after the last item
 _THREADS = 8  # waiting for a store, most of the time
 
 
@@ -35,3 +37,16 @@ def ahead(
             yield done
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def beside(items: Iterable[Item]) -> Generator[Item, None, None]:
+    """The items, each made in one other thread while the one before it is used.
+
+    What making one raises is raised here. Close the generator to let the thread go.
+    """
+    items = iter(items)
+    with closing(ahead(lambda _: next(items, _END), count(), depth=1)) as made:
+        for item in made:
+            if item is _END:
+                return
+            yield item

@@ -8,12 +8,14 @@ library's random generator, so that a run may resume under another version.
 
 import hashlib
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from goku.config.errors import ConfigError
 from goku.data.records import Kind
 
 _ROUNDS = 6
+_KEPT = 1 << 18  # of the rounds' values: all of an epoch of 10^9 samples, 80 MB at most
 
 
 class Position(NamedTuple):
@@ -82,8 +84,14 @@ def unit(*key: object) -> float:
 def _feistel(index: int, half: int, key: str) -> int:
     left, right = index >> half, index & ((1 << half) - 1)
     for turn in range(_ROUNDS):
-        left, right = right, left ^ (_hash(key, turn, right) & ((1 << half) - 1))
+        left, right = right, left ^ (_mixed(key, turn, right) & ((1 << half) - 1))
     return left << half | right
+
+
+@lru_cache(maxsize=_KEPT)
+def _mixed(key: str, turn: int, right: int) -> int:
+    """A round's value. There are few of them: halves have half the bits of an index."""
+    return _hash(key, turn, right)
 
 
 def _hash(*key: object) -> int:

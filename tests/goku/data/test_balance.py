@@ -1,5 +1,6 @@
 """Balanced packs hold the same samples within the budget, and the dearest is never dearer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,32 @@ def test_a_step_keeps_its_samples_and_gets_no_slower(
     assert all(sum(map(tokens_of, pack)) <= 100 for pack in after)
     assert max(map(total, after)) <= max(map(total, before))
     assert [total(pack) for pack in after] == sorted(map(total, after), reverse=True)
+
+
+def dealt(tokens: list[int], packs: int) -> list[tuple[int, ...]] | None:
+    """Dear samples first, each into the cheapest pack with room for it, of 100 tokens."""
+    members: list[list[int]] = [[] for _ in range(packs)]
+    for ordinal in sorted(range(len(tokens)), key=lambda ordinal: -tokens[ordinal]):
+        free = [pack for pack in members if sum(tokens[n] for n in pack) + tokens[ordinal] <= 100]
+        if not free:
+            return None
+        min(free, key=lambda pack: sum(tokens[n] ** 2 for n in pack)).append(ordinal)
+    return [tuple(sorted(pack)) for pack in members] if all(members) else None
+
+
+@given(LENGTHS, st.integers(1, 8))
+def test_dear_samples_go_first_each_to_the_cheapest_pack_with_room(
+    lengths: list[int], packs: int
+) -> None:
+    def dearest(packs: Sequence[tuple[int, ...]]) -> int:
+        return max(sum(tokens[n] ** 2 for n in pack) for pack in packs)
+
+    before, end = plan(lambda n: lengths[n % len(lengths)], 0, packs=packs, budget=100)
+    tokens = [lengths[ordinal % len(lengths)] for ordinal in range(end)]
+    found = dealt(tokens, packs)
+    expected = found if found and dearest(found) < dearest(before) else before
+    after = even(before, tokens.__getitem__, lambda n: float(n**2), budget=100)
+    assert sorted(after) == sorted(expected)
 
 
 def test_a_long_clip_shares_its_pack_with_less() -> None:

@@ -1,12 +1,13 @@
-"""Work ahead keeps the order, the bound and the errors."""
+"""Work ahead and beside keeps the order, the bound and the errors."""
 
 import itertools
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from goku.data.prefetch import ahead
+from goku.data.prefetch import ahead, beside
 
 
 def test_results_come_in_order_though_work_ends_out_of_order() -> None:
@@ -62,3 +63,47 @@ def test_closing_drops_what_has_not_begun() -> None:
 
 def test_nothing_to_do() -> None:
     assert list(ahead(str, [], depth=2)) == []
+
+
+def test_items_are_made_beside_one_before_they_are_asked_for() -> None:
+    makers, made = set(), [threading.Event() for _ in range(5)]
+
+    def items() -> Iterator[int]:
+        for item, event in enumerate(made):
+            makers.add(threading.get_ident())
+            event.set()
+            yield item
+
+    found = beside(items())
+    assert next(found) == 0
+    assert made[1].wait(5)
+    assert not made[2].wait(0.05)
+    assert list(found) == [1, 2, 3, 4]
+    assert len(makers) == 1
+    assert threading.get_ident() not in makers
+
+
+def test_what_making_an_item_raises_is_raised_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise OSError("disk")
+
+    found = beside(items())
+    assert next(found) == 0
+    with pytest.raises(OSError, match="disk"):
+        next(found)
+
+
+def test_nothing_is_made_after_closing() -> None:
+    made = []
+
+    def items() -> Iterator[int]:
+        for item in itertools.count():
+            made.append(item)
+            yield item
+
+    found = beside(items())
+    assert next(found) == 0
+    found.close()
+    time.sleep(0.05)
+    assert len(made) <= 3
