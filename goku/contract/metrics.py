@@ -14,7 +14,7 @@ class TimeClass(StrEnum):
 
     STARTUP = "startup"  # from the supervisor's start to the first step: imports, process groups
     PRODUCTIVE = "productive"
-    DATA_WAIT = "data_wait"
+    DATA_WAIT = "data_wait"  # for samples alone: what ranks wait for one another is productive
     CHECKPOINT_STALL = "checkpoint_stall"
     RESTORE = "restore"
     VALIDATION = "validation"

@@ -67,23 +67,34 @@ def train(trainer: Trainer) -> Cause:
     A periodic save that fails is counted and made up for by the next. Raises Unsaved if the save
     after a stop request fails, SaveFailed if the one after the last step does, and Fenced.
     """
+    if advance(trainer, trainer.config.steps):
+        trainer.saving.last()
+        return Cause.DONE
+    trainer.saving.leave()
+    return Cause.YIELDED
+
+
+def advance(trainer: Trainer, until: int) -> bool:
+    """Train until the step numbered `until` is done; False where a stop was asked for before.
+
+    Saves are the periodic ones alone. Raises Fenced.
+    """
     position, config = trainer.position, trainer.config
     steps = iter(trainer.loader.steps(position.samples_seen))
     nonfinite = 0
-    while position.step < config.steps:
-        trainer.clock.enter(TimeClass.DATA_WAIT)
+    while position.step < until:
+        trainer.clock.enter(_step_class(trainer))
         trainer.saving.begin_step()
         if trainer.mesh.any(trainer.health.stop_requested()):
-            trainer.saving.leave()
-            return Cause.YIELDED
+            return False
         trainer.health.section("step")
-        batch = next(steps)
+        asked = time.perf_counter()
+        with trainer.clock.inside(TimeClass.DATA_WAIT):
+            batch = next(steps)
         started = time.perf_counter()
-        trainer.clock.enter(_step_class(trainer))
         loss = _forward_backward(trainer, batch)
         if loss is None:
-            trainer.saving.leave()
-            return Cause.YIELDED
+            return False
         rate = learning_rate(config, position.step)
         trainer.saving.before_update()
         norm = trainer.engine.step(rate)
@@ -98,6 +109,7 @@ def train(trainer: Trainer) -> Cause:
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate,
+            "data_wait_seconds": started - asked,
             "step_seconds": time.perf_counter() - started,
             "samples_seen": float(position.samples_seen),
             "compiled_graphs": float(graphs()),
@@ -106,8 +118,7 @@ def train(trainer: Trainer) -> Cause:
         _tell(trainer, batch, row)
         _check_finite(trainer, nonfinite)
         _periodic(trainer)
-    trainer.saving.last()
-    return Cause.DONE
+    return True
 
 
 def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:

@@ -1,0 +1,86 @@
+"""What a stretch of training leaves: steps without a save, and where its seconds went."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goku.contract.exits import Cause
+from goku.contract.metrics import TimeClass
+from goku.contract.rundir import RunDir
+from goku.data.loader import Loader, StepBatch
+from goku.trainer.loop import Trainer, advance, train
+from tests.goku.trainer import world
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+
+ALONE = "parallel.processes_per_node=1"
+DELAY = 0.3  # seconds
+
+
+class Late(Loader):
+    """A loader whose steps come late."""
+
+    def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
+        for batch in super().steps(samples_seen):
+            time.sleep(DELAY)
+            yield batch
+
+
+def rows_of(trainer: Trainer) -> list[Any]:
+    assert trainer.report is not None
+    rows: list[Any] = []
+    original = trainer.report.stepped
+
+    def stepped(row: Any, **values: int) -> None:
+        rows.append(dict(row))
+        original(row, **values)
+
+    trainer.report.stepped = stepped  # type: ignore[method-assign]
+    return rows
+
+
+def trained(store: Path, name: str, *parts: int) -> tuple[list[float], list[int | None]]:
+    """Each step's loss of a run made in parts; the durable step after each part, and in the end."""
+    trainer = world.trainer_of(world.configure(store, name, ALONE), store / f"pod-{name}")
+    rows, run = rows_of(trainer), RunDir(f"{store}/{name}")
+    durable = []
+    for part in parts:
+        assert advance(trainer, part)
+        durable.append(run.latest())
+    assert train(trainer) is Cause.DONE
+    durable.append(run.latest())
+    return [row["loss"] for row in rows], [one and one.step for one in durable]
+
+
+def waits(store: Path) -> tuple[list[Any], dict[str, float]]:
+    """The rows of three steps that come late, and the seconds of the clock."""
+    trainer = world.trainer_of(world.configure(store, "late", ALONE), store / "pod")
+    loader = trainer.loader
+    late = Late(loader._source, loader._config, patch=loader._patch)
+    rows = rows_of(trainer)
+    before = trainer.clock.seconds()
+    assert advance(replace(trainer, loader=late), 3)
+    after = trainer.clock.seconds()
+    return rows, {name: after[name] - before[name] for name in after}
+
+
+def test_a_part_of_the_steps_saves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    ((losses, durable),) = run_ranks(trained, 1, tmp_path, "parts", 3, 5)
+    assert durable == [None, None, 8]
+    assert run_ranks(trained, 1, tmp_path, "whole") == [(losses, [8])]
+
+
+def test_waiting_for_data_is_told_apart_from_the_step(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    ((rows, seconds),) = run_ranks(waits, 1, tmp_path)
+    waited = [row["data_wait_seconds"] for row in rows]
+    assert len(rows) == 3
+    assert all(DELAY <= one < 20 * DELAY for one in waited)
+    assert seconds[TimeClass.DATA_WAIT] == pytest.approx(sum(waited), abs=0.05)
+    assert seconds[TimeClass.PRODUCTIVE] >= sum(row["step_seconds"] for row in rows)
