@@ -70,8 +70,7 @@ def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
     }
     for name in asked.packs:
         for case in asked.train:
-            settings = parse(f"parallel.{setting}" for setting in case.split(","))
-            parallel = PACKS[name].parallel(**{**shared, **settings["parallel"]})
+            parallel = PACKS[name].parallel(**{**shared, **_settings(case)})
             yield measure(model, PACKS[name], parallel, connect(parallel), rounds=asked.rounds)
 
 
@@ -81,13 +80,23 @@ def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
     yield compare(rounds=asked.rounds, attention=asked.attention, compile=asked.compile)
 
 
-def _write_costs(asked: argparse.Namespace) -> int:
-    from goku.bench.costs import measure
+def _settings(case: str) -> dict[str, Any]:
+    """The parallel settings that one `--train` names."""
+    named: dict[str, Any] = parse(f"parallel.{setting}" for setting in case.split(","))["parallel"]
+    return named
 
-    model = ModelConfig.build(SIZES[asked.size])
-    for costs in measure(
-        model, rounds=asked.rounds, attention=asked.attention, compile=asked.compile
-    ):
+
+def _write_costs(asked: argparse.Namespace) -> int:
+    from goku.bench.costs import joint, lengths_to, measure
+    from goku.bench.step import Step
+
+    settings = {"attention": asked.attention, "compile": asked.compile}
+    for case in asked.train or ():
+        settings |= _settings(case)
+    pack = joint(asked.pack_tokens)
+    step = Step(ModelConfig.build(SIZES[asked.size]), pack, pack.parallel(**settings))
+    lengths = lengths_to(asked.pack_tokens)
+    for costs in measure(step, lengths, pack_tokens=asked.pack_tokens, rounds=asked.rounds):
         print(costs, flush=True)
         asked.costs.write_text(json.dumps({**_head(asked), **costs.as_dict()}, indent=1))
     return 0
@@ -109,12 +118,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--costs", type=Path, help="measure samples by length into this file")
+    parser.add_argument("--pack-tokens", type=int, default=36_864, help="of the packs of --costs")
     parser.add_argument("--peer", action="store_true", help="against diffusers' Wan transformer")
     parser.add_argument(
         "--train",
         action="append",
         metavar="NAME=VALUE,...",
-        help="whole steps with these settings of goku/config/parallel.py; may be given again",
+        help="whole steps with these settings of goku/config/parallel.py; may be given again. With "
+        "--costs: the settings of the run, which decide what is recomputed",
     )
     return parser.parse_args(arguments)
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from goku.config.parallel import ParallelConfig
+from goku.nn.layout import Layout
 
 TEXT = 256  # text tokens of every sample, where nothing else is said
 
@@ -23,6 +24,10 @@ class Pack(NamedTuple):
     @property
     def text_lengths(self) -> tuple[int, ...]:
         return (self.text,) * len(self.lengths)
+
+    def layout(self) -> Layout:
+        """On the CPU, every sample a row of tokens."""
+        return Layout.build([(1, 1, n) for n in self.lengths], self.text_lengths)
 
     def parallel(self, **settings: Any) -> ParallelConfig:
         """The settings of a run with this pack: on one GPU and compiled, but for what is given."""

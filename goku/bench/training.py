@@ -21,7 +21,6 @@ from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
 from goku.flow.loss import sample_losses
 from goku.model.flops import step_flops
-from goku.nn.layout import Layout
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import Mesh
 from goku.parallel.sequence import shard
@@ -77,7 +76,7 @@ class TrainingStep:
         self._averages = [master.clone() for master in self._masters]
 
         torch.manual_seed(mesh.data_rank)
-        layout = Layout.build([(1, 1, n) for n in pack.lengths], pack.text_lengths).to(device)
+        layout = pack.layout().to(device)
         x_NP, target_NP = torch.randn(2, pack.tokens, config.token_width, device=device)
         t_S = torch.rand(len(pack.lengths), device=device)
         self._mine = shard(

@@ -43,12 +43,15 @@ class Table:
         return cls.of({int(tokens): ms for tokens, ms in measured.items()})
 
     def __call__(self, tokens: int) -> float:
-        """Between two measured lengths linearly, beyond them along the nearest two."""
+        """Milliseconds a token run linearly between two lengths, beyond them along the nearest two.
+
+        That is exact for work of a n + b n^2, a token's own and attention's.
+        """
         last = len(self.tokens) - 1
         right = min(max(bisect_left(self.tokens, tokens), 1), last)
         x0, x1 = self.tokens[right - 1 : right + 1]
         y0, y1 = self.milliseconds[right - 1 : right + 1]
-        return y0 + (y1 - y0) * (tokens - x0) / (x1 - x0)
+        return tokens * (y0 / x0 + (y1 / x1 - y0 / x0) * (tokens - x0) / (x1 - x0))
 
 
 def even(

@@ -17,6 +17,11 @@ from tests.goku_platform.command import Call
             "-m torch.distributed.run --standalone --nproc-per-node 2 -m goku.apps.bench "
             "video-20480 --size 2b --rounds 7 --train engine=fsdp2 --json out",
         ),
+        (
+            ("--costs", "out", "--pack-tokens", "40960", "--train", "processes_per_node=8"),
+            "-m goku.apps.bench --size 2b --rounds 7 --train processes_per_node=8 "
+            "--costs out --pack-tokens 40960",
+        ),
         (("parity",), "-m goku.apps.parity"),
     ],
 )

@@ -25,7 +25,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE,...",
-            help="Measure whole steps with these parallel settings. May be given again.",
+            help="Measure whole steps with these parallel settings. May be given again. With "
+            "--costs: the run's own, which decide what is recomputed.",
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of which the median is taken.")] = 7,
@@ -33,6 +34,9 @@ def bench(
         Path | None,
         typer.Option(help="Measure samples by length instead, into a table for data.costs."),
     ] = None,
+    pack_tokens: Annotated[
+        int, typer.Option(min=512, help="With --costs: data.pack_tokens of the run.")
+    ] = 36_864,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all numbers to this file.")
     ] = None,
@@ -51,7 +55,8 @@ def bench(
         program = ["goku.apps.bench", *(["--peer"] if asked == ["peer"] else asked)]
         program += ["--size", size, "--rounds", str(rounds)]
         program += [word for settings in train or () for word in ("--train", settings)]
-        program += ["--costs", str(costs)] if costs else []
+        if costs:
+            program += ["--costs", str(costs), "--pack-tokens", str(pack_tokens)]
         program += ["--json", str(json_file)] if json_file else []
     raise typer.Exit(subprocess.call(_command(program, processes)))
 

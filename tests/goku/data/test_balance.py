@@ -74,12 +74,20 @@ def test_packs_without_room_stay() -> None:
 
 
 def test_a_table_is_read_between_and_beyond_what_was_measured() -> None:
-    table = Table.of({200: 4.0, 100: 1.0, 400: 20.0})
-    assert [table(n) for n in (100, 150, 200, 300, 400)] == [1.0, 2.5, 4.0, 12.0, 20.0]
-    assert table(500) == 28.0
-    assert table(90) == pytest.approx(0.7)
+    table = Table.of({200: 4.0, 100: 1.0, 400: 20.0})  # 0.01, 0.02 and 0.05 a token
+    for tokens, expected in ((100, 1.0), (150, 2.25), (200, 4.0), (300, 10.5), (400, 20.0)):
+        assert table(tokens) == pytest.approx(expected)
+    assert table(500) == pytest.approx(500 * 0.065)
+    assert table(90) == pytest.approx(90 * 0.009)
     with pytest.raises(ValueError, match="1 measured lengths"):
         Table.of({100: 1.0})
+
+
+def test_a_table_of_two_lengths_knows_the_work_of_attention() -> None:
+    table = Table.of({n: square(n) for n in (256, 65_536)})
+    assert [table(n) for n in (16, 9_000, 92_160)] == pytest.approx(
+        [square(n) for n in (16, 9_000, 92_160)]
+    )
 
 
 def test_a_table_is_read_from_what_bench_wrote(tmp_path: Path) -> None:
