@@ -32,12 +32,12 @@ class Costs:
         return {"pack_tokens": self.pack_tokens, "milliseconds": self.milliseconds}
 
 
-def lengths_to(longest: int) -> tuple[int, ...]:
-    """Powers of two from 256 tokens on, and the longest sample.
+def lengths_to(longest: int, *, shortest: int = _SHORTEST) -> tuple[int, ...]:
+    """Tokens that double from the shortest sample on, and the longest sample's.
 
     Twice as long is near enough: `goku.data.balance.Table` knows how attention grows in between.
     """
-    doubled = (_SHORTEST << times for times in count())
+    doubled = (shortest << times for times in count())
     return (*takewhile(lambda tokens: tokens < longest, doubled), longest)
 
 

@@ -97,11 +97,11 @@ def _loader(config: RunConfig, mesh: Mesh) -> Loader:
         data_ranks=mesh.data,
         holdout=config.training.validation_samples,
         image_conditioned=config.model.image_conditioned,
-        cost=_cost(config),
+        cost=cost_of(config),
     )
 
 
-def _cost(config: RunConfig) -> Cost | None:
+def cost_of(config: RunConfig) -> Cost | None:
     """What a sample of so many tokens costs, as data.balance wants it counted."""
     if config.data.costs is not None:
         return Table.read(config.data.costs)
@@ -137,11 +137,11 @@ def _engine(config: RunConfig, mesh: Mesh) -> Engine:
         config.training,
         mesh,
         config.micro_batches,
-        typical=_typical(config),
+        typical=typical_of(config),
     )
 
 
-def _typical(config: RunConfig) -> Typical:
+def typical_of(config: RunConfig) -> Typical:
     """The run's largest samples, as many as a pack holds, and images in what they leave."""
     clip, room = config.sample_tokens, config.data.pack_tokens
     image = clip // config.data.latent_shape[0]

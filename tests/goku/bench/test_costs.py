@@ -24,6 +24,7 @@ def small() -> tuple[Step, list[int]]:
 
 def test_lengths_double_up_to_the_longest() -> None:
     assert lengths_to(14_400) == (256, 512, 1024, 2048, 4096, 8192, 14_400)
+    assert lengths_to(14_400, shortest=576) == (576, 1152, 2304, 4608, 9216, 14_400)
     assert lengths_to(1024) == (256, 512, 1024)
     assert lengths_to(100) == (100,)
 
