@@ -48,7 +48,9 @@ class Batch:
 class StepBatch(NamedTuple):
     """One optimizer step as a data rank sees it."""
 
-    packs: tuple[Batch, ...]  # pack j of the step belongs to data rank j % data_ranks
+    # Pack j of the step belongs to data rank j % data_ranks. Whoever computes one takes it out: it
+    # has up to 100 MB, and letting them go costs milliseconds that can be hidden then.
+    packs: list[Batch]
     samples: int  # in the step, over all ranks
     tokens: int  # in the step, over all ranks
     samples_seen: int  # in the run, this step included: where a resume goes on
@@ -115,7 +117,7 @@ class Loader:
             mine = (pack for plan in sent for pack in self._own(plan))
             with closing(ahead(self._train, mine, depth=self._config.prefetch_packs)) as loaded:
                 for plan in plans:
-                    packs = tuple(islice(loaded, len(self._own(plan))))
+                    packs = list(islice(loaded, len(self._own(plan))))
                     yield StepBatch(
                         packs,
                         samples=plan.samples,

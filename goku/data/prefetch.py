@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import count, islice
+from itertools import count, islice, takewhile
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -31,10 +31,14 @@ def ahead(
         waiting: deque[Future[Result]] = deque(
             pool.submit(work, item) for item in islice(items, depth)
         )
-        while waiting:
+
+        def take() -> Result:
             done = waiting.popleft().result()
             waiting.extend(pool.submit(work, item) for item in islice(items, 1))
-            yield done
+            return done
+
+        while waiting:
+            yield take()  # and keep no hold of it
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -46,7 +50,4 @@ def beside(items: Iterable[Item]) -> Generator[Item, None, None]:
     """
     items = iter(items)
     with closing(ahead(lambda _: next(items, _END), count(), depth=1)) as made:
-        for item in made:
-            if item is _END:
-                return
-            yield item
+        yield from takewhile(lambda item: item is not _END, made)

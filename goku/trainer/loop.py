@@ -92,6 +92,7 @@ def advance(trainer: Trainer, until: int) -> bool:
         with trainer.clock.inside(TimeClass.DATA_WAIT):
             batch = next(steps)
         started = time.perf_counter()
+        flops = trainer.flops(batch) * trainer.mesh.data
         loss = _forward_backward(trainer, batch)
         if loss is None:
             return False
@@ -115,19 +116,23 @@ def advance(trainer: Trainer, until: int) -> bool:
             "compiled_graphs": float(graphs()),
             "imbalance": batch.imbalance,
         }
-        _tell(trainer, batch, row)
+        _tell(trainer, batch, row, flops)
         _check_finite(trainer, nonfinite)
         _periodic(trainer)
     return True
 
 
 def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
-    """All micro-batches of a step; the mean loss over the step's samples, None to stop instead."""
+    """All micro-batches of a step; the mean loss over the step's samples, None to stop instead.
+
+    Packs are let go of one by one, while the accelerator still computes them.
+    """
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)  # read once, in the end
-    for index, pack in enumerate(batch.packs):
+    for index in range(len(batch.packs)):
         if index and mesh.any(trainer.health.stop_requested()):
             return None
+        pack = batch.packs.pop(0)
         t_S = trainer.objective.times(pack)
         losses = trainer.objective.losses(trainer.engine.module, pack, t_S).sum()
         # The engine averages over packs and ranks; what counts is the mean over samples.
@@ -135,6 +140,7 @@ def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
         total += losses.detach()
         if trainer.report is not None:
             trainer.report.drew(t_S)
+        del pack
     return float(mesh.sum(total.cpu())) / batch.samples
 
 
@@ -143,12 +149,11 @@ def _step_class(trainer: Trainer) -> TimeClass:
     return TimeClass.ROLLBACK if again else TimeClass.PRODUCTIVE
 
 
-def _tell(trainer: Trainer, batch: StepBatch, row: dict[str, float]) -> None:
+def _tell(trainer: Trainer, batch: StepBatch, row: dict[str, float], flops: int) -> None:
     report = trainer.report
     if report is None:
         return
     tokens = batch.tokens
-    flops = trainer.flops(batch) * trainer.mesh.data
     report.stepped(row, tokens=tokens, samples=batch.samples, flops=flops)
     report.set(metrics.HIGHEST_STEP, max(trainer.position.step, trainer.highest_step))
     if not math.isfinite(row["grad_norm"]):

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,20 @@ def test_closing_drops_what_has_not_begun() -> None:
     results.close()
     release.set()
     assert len(began) <= 4
+
+
+def test_results_are_not_held_on_to() -> None:
+    class Large:
+        pass
+
+    for results in (ahead(lambda _: Large(), range(9), depth=2), beside(Large() for _ in range(9))):
+        result = next(results)
+        alive = weakref.ref(result)
+        del result
+        deadline = time.monotonic() + 5  # for the thread that made it to come to its end
+        while alive() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
 
 def test_nothing_to_do() -> None:

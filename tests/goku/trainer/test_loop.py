@@ -1,6 +1,7 @@
 """What a stretch of training leaves: steps without a save, and where its seconds went."""
 
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,32 @@ def waits(store: Path) -> tuple[list[Any], dict[str, float]]:
     return rows, {name: after[name] - before[name] for name in after}
 
 
+class Watched(Loader):
+    """A loader that knows which of its packs are still held."""
+
+    def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
+        for batch in super().steps(samples_seen):
+            self.given = [weakref.ref(pack) for pack in batch.packs]
+            yield batch
+
+
+def held(store: Path) -> list[int]:
+    """How many packs of each of two steps are still held when its update begins."""
+    trainer = world.trainer_of(world.configure(store, "held", ALONE), store / "pod")
+    watched = Watched(trainer.loader._source, trainer.loader._config, patch=trainer.loader._patch)
+    found: list[int] = []
+    step = trainer.engine.step
+
+    def update(rate: float) -> float:
+        found.append(sum(pack() is not None for pack in watched.given))
+        return step(rate)
+
+    trainer.engine.step = update  # type: ignore[method-assign]
+    assert advance(replace(trainer, loader=watched), 2)
+    assert len(watched.given) == 4
+    return found
+
+
 def test_a_part_of_the_steps_saves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
     world.encode(tmp_path)
     ((losses, durable),) = run_ranks(trained, 1, tmp_path, "parts", 3, 5)
@@ -84,3 +111,8 @@ def test_waiting_for_data_is_told_apart_from_the_step(tmp_path: Path) -> None:
     assert all(DELAY <= one < 20 * DELAY for one in waited)
     assert seconds[TimeClass.DATA_WAIT] == pytest.approx(sum(waited), abs=0.05)
     assert seconds[TimeClass.PRODUCTIVE] >= sum(row["step_seconds"] for row in rows)
+
+
+def test_packs_are_let_go_of_before_the_update(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    assert run_ranks(held, 1, tmp_path) == [[0, 0]]
