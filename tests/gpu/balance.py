@@ -217,7 +217,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--packs", type=int, default=8, help="in one step")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=130, help="of measurement, table apart")
+    parser.add_argument("--seconds", type=float, default=140, help="of measurement, table apart")
     parser.add_argument("--costs", type=Path, help="read this table instead of measuring one")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
