@@ -23,6 +23,8 @@ class ParallelConfig(Section):
     replicas: int = Field(1, gt=0)  # of the weights, under fsdp2 (HSDP); one for each node, say
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward; master weights are always fp32
     gradients: Literal["bf16", "fp32"] = "bf16"  # as ranks add them up; micro-batches add in fp32
+    # of the forward's linear layers; fp8 on Hopper GPUs and later, gradients stay in bf16
+    products: Literal["bf16", "fp8"] = "bf16"
     # the kernel of self- and cross-attention; auto measures those that run at the run's own lengths
     attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
     # of each block; auto: on a GPU in bf16, but not under DeepSpeed's stage 3
@@ -59,6 +61,16 @@ class ParallelConfig(Section):
                 f"parallel.context={self.context}",
                 f"it must divide parallel.sequence={self.sequence}",
                 "Use the least that leaves every rank whole heads; 1 where they divide.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _products_fit_precision(self) -> Self:
+        if self.products == "fp8" and self.precision != "bf16":
+            raise ConfigError(
+                "parallel.products=fp8",
+                f"it needs parallel.precision=bf16, and that is {self.precision}",
+                "Set parallel.precision=bf16, or leave parallel.products out.",
             )
         return self
 

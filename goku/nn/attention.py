@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         k_NAK = rows.rotate(k_ND, self.key_norm, rotation, heads)
         v_NAK = rearrange(v_ND, "n (a k) -> n a k", a=heads)
         o_NAK = self.attend(q_NAK, k_NAK, v_NAK, layout.query_spans, layout.full_spans)
-        out_ND: Tensor = self.out(o_NAK.flatten(1))
+        (out_ND,) = rows.project(o_NAK.flatten(1), self.out)
         return out_ND
 
 
@@ -61,9 +61,11 @@ class CrossAttention(nn.Module):
     def forward(self, x_ND: Tensor, text_MY: Tensor, layout: Layout, rotation: Rotation) -> Tensor:
         """Read the text into the tokens: [N, D] and [M, Y] to [N, D]."""
         rows, heads = self.rowwise, self.heads
-        q_NAK = rows.rotate(self.query(x_ND), self.query_norm, rotation, heads)
-        k_MAK = rows.rotate(self.key(text_MY), self.key_norm, None, heads)
-        v_MAK = rearrange(self.value(text_MY), "m (a k) -> m a k", a=heads)
+        (q_ND,) = rows.project(x_ND, self.query)
+        k_MD, v_MD = rows.project(text_MY, self.key, self.value)
+        q_NAK = rows.rotate(q_ND, self.query_norm, rotation, heads)
+        k_MAK = rows.rotate(k_MD, self.key_norm, None, heads)
+        v_MAK = rearrange(v_MD, "m (a k) -> m a k", a=heads)
         o_NAK = self.attend(q_NAK, k_MAK, v_MAK, layout.spans, layout.text_spans)
-        out_ND: Tensor = self.out(o_NAK.flatten(1))
+        (out_ND,) = rows.project(o_NAK.flatten(1), self.out)
         return out_ND

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goku.nn.kernels import advance, gelu, rotate, together
+from goku.nn.kernels import advance, eight, gelu, rotate, together
 from goku.nn.layout import Layout
 from goku.nn.norm import LayerNorm, RMSNorm
 from goku.nn.rope import Rotation
@@ -24,9 +24,14 @@ except ImportError:
 
 
 class Fused:
-    """Rowwise on a GPU, fp32 inside whatever the tokens' dtype."""
+    """Rowwise on a GPU, fp32 inside whatever the tokens' dtype.
 
-    def __init__(self) -> None:
+    `eight`: the forward's products are of 8-bit floats. Gradients are those of the products that
+    they stand for, with the weights and rows as they were before they lost bits.
+    """
+
+    def __init__(self, *, eight: bool = False) -> None:
+        self._eight = eight
         hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
         self._gelu_in_products = hidden is not None and hopper
 
@@ -72,14 +77,14 @@ class Fused:
     def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
         """Rowwise.project."""
         weights = (each.weight for each in linears)
-        projected: tuple[Tensor, ...] = _Project.apply(x_ND, *weights)  # type: ignore[no-untyped-call]
+        projected: tuple[Tensor, ...] = _Project.apply(x_ND, self._eight, *weights)  # type: ignore[no-untyped-call]
         return projected
 
     def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
         """Rowwise.mlp."""
         inside = self._gelu_in_products and hidden.serves(y_ND)
         o_ND: Tensor = _Mlp.apply(  # type: ignore[no-untyped-call]
-            y_ND, up.weight, up.bias, down.weight, keep, inside
+            y_ND, up.weight, up.bias, down.weight, keep, inside, self._eight
         )
         return o_ND
 
@@ -215,19 +220,30 @@ class _Rotate(torch.autograd.Function):
 
 
 class _Project(torch.autograd.Function):
+    """Surprising: without gradients dynamo leaves `ctx` out where the number of arguments is that
+    of the signature's names (torch 2.11), so a count of weights must not make them equal.
+    """
+
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
+        x_ND, in_eight, *weights = given
         ctx.save_for_backward(x_ND, *weights)
+        if in_eight:
+            return eight.multiply(x_ND, *weights)
         return tuple(x_ND @ weight.T for weight in weights)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, *weights = ctx.saved_tensors
-        return together.products(grads, weights), *(grad.T @ x_ND for grad in grads)
+        dx_ND = together.products(grads, weights) if ctx.needs_input_grad[0] else None
+        return dx_ND, None, *(grad.T @ x_ND for grad in grads)
 
 
 class _Mlp(torch.autograd.Function):
-    """`inside`: GELU is part of the products. Else it is a pass of its own, after a product."""
+    """`inside`: GELU is part of the products. Else it is a pass of its own, after a product.
+
+    In 8 bits the rows after GELU are not kept: no product of the forward has read them.
+    """
 
     @staticmethod
     def forward(
@@ -238,21 +254,23 @@ class _Mlp(torch.autograd.Function):
         down_DH: Tensor,
         keep: bool,
         inside: bool,
+        in_eight: bool,
     ) -> Tensor:
-        if inside:
-            row_NH, hidden_NH = hidden.forward(y_ND, up_HD, bias_H)
+        if in_eight:
+            row_NH, o_ND = eight.mlp(y_ND, up_HD, bias_H, down_DH, biased=inside)
+            hidden_NH = None
         else:
-            row_NH = y_ND @ up_HD.T
-            hidden_NH = gelu.forward(row_NH, bias_H)
-        ctx.save_for_backward(y_ND, up_HD, bias_H, down_DH, row_NH, hidden_NH if keep else None)
-        ctx.keep, ctx.inside = keep, inside
-        o_ND: Tensor = together.close(hidden_NH, down_DH)
+            row_NH, hidden_NH = _hidden(y_ND, up_HD, bias_H, inside)
+            o_ND = together.close(hidden_NH, down_DH)
+        kept_NH = hidden_NH if keep else None
+        ctx.save_for_backward(y_ND, up_HD, bias_H, down_DH, row_NH, kept_NH)
+        ctx.inside = inside
         return o_ND
 
     @staticmethod
     def backward(ctx: Any, do_ND: Tensor) -> tuple[Tensor | None, ...]:
         y_ND, up_HD, bias_H, down_DH, row_NH, hidden_NH = ctx.saved_tensors
-        do_ND, again = do_ND.contiguous(), not ctx.keep
+        do_ND, again = do_ND.contiguous(), hidden_NH is None
         if ctx.inside:
             drow_NH, made_NH, dbias_H = hidden.backward(do_ND, down_DH, row_NH, again)
         else:
@@ -263,6 +281,14 @@ class _Mlp(torch.autograd.Function):
             drow_NH.T @ y_ND,
             dbias_H.to(bias_H.dtype),
             do_ND.T @ (made_NH if again else hidden_NH),
-            None,
-            None,
+            *(None,) * 3,
         )
+
+
+def _hidden(y_ND: Tensor, up_HD: Tensor, bias_H: Tensor, inside: bool) -> tuple[Tensor, Tensor]:
+    """Rows before GELU, with their bias if `inside`, and after it: [N, H] both."""
+    if inside:
+        rows: tuple[Tensor, Tensor] = hidden.forward(y_ND, up_HD, bias_H)
+        return rows
+    row_NH = y_ND @ up_HD.T
+    return row_NH, gelu.forward(row_NH, bias_H)

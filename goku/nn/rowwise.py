@@ -56,7 +56,7 @@ class Rowwise(Protocol):
         """norm(x) over the full width, cut into heads and turned: [N, A, K]."""
 
     def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
-        """x times each of several weights [D, D] without biases."""
+        """x [N, D] times each of several weights [O, D] without biases, each to [N, O]."""
 
     def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
         """Product, bias, GELU (tanh form), product; [N, D], without the last bias.

@@ -33,12 +33,15 @@ class Typical:
 def take_kernels(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> None:
     """Put this device's kernels into the blocks, before anything wraps their parts.
 
-    Raises ConfigError when the attention kernel asked for cannot run here.
+    Raises ConfigError when the attention kernel or the products asked for cannot run here.
     """
+    eight = config.products == "fp8"
+    if eight:
+        _require_eight(mesh.device)
     if mesh.device.type == "cuda":
         from goku.nn.fused import Fused  # Triton is there only beside a GPU build of torch
 
-        use(model, Fused())
+        use(model, Fused(eight=eight))
     for part, shape in _shapes(config, typical).items():
         choice = _agreed(config.attention, shape, mesh)
         if mesh.rank == 0 and mesh.device.type == "cuda":
@@ -46,6 +49,16 @@ def take_kernels(model: nn.Module, config: ParallelConfig, typical: Typical, mes
         for block in _blocks(model):
             attention: Any = block.get_submodule(part)
             attention.attend = choice.attend
+
+
+def _require_eight(device: torch.device) -> None:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+        return
+    raise ConfigError(
+        "parallel.products=fp8",
+        "products of 8-bit floats need a GPU of compute capability 9.0 (Hopper) or later",
+        "Set parallel.products=bf16.",
+    )
 
 
 def finish_blocks(

@@ -91,6 +91,11 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
             ("parallel.engine=deepspeed", "parallel.replicas=2"),
             r"parallel.replicas=2: deepspeed cuts weights over all processes",
         ),
+        (
+            "stage1",
+            ("parallel.products=fp8", "parallel.precision=fp32"),
+            r"parallel.products=fp8: it needs parallel.precision=bf16, and that is fp32",
+        ),
         ("stage1", ("model.heads=5",), r"model.heads=5: heads must split the width 1792"),
         ("stage1", ("checkpoint.grace_seconds=240",), r"it must exceed checkpoint.stop_budget_sec"),
         ("stage1", ("data.latents=none",), r"vae.weights=None: encoding needs the autoencoder"),

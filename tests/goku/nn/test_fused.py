@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,3 +24,25 @@ def test_interpreted_kernels_equal_plain_pytorch() -> None:
         timeout=250,
     )
     assert done.stdout == "equal\n", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo does that itself
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_projections_compile_with_and_without_gradients(count: int) -> None:
+    pytest.importorskip("triton", reason="torch's CPU builds come without Triton")
+    from goku.nn.fused import Fused
+
+    torch._dynamo.reset()
+    rows, x_ND = Fused(), torch.randn(5, 8)
+    linears = [torch.nn.Linear(8, 8, bias=False) for _ in range(count)]
+
+    def total(x_ND: Tensor) -> Tensor:
+        return torch.stack([y_ND.square().sum() for y_ND in rows.project(x_ND, *linears)]).sum()
+
+    compiled = torch.compile(total, backend="aot_eager", dynamic=True, fullgraph=True)
+    expected = total(x_ND)
+    for given_ND in (x_ND, x_ND.clone().requires_grad_()):
+        torch.testing.assert_close(compiled(given_ND), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(given_ND), expected)

@@ -1,0 +1,156 @@
+"""On a GPU: whether products of 8-bit floats train as well as bf16's.
+
+`python -m tests.gpu.losses` trains one model from the same weights on the same samples, noise and
+timesteps three times: in bf16, in bf16 with another attention kernel, and with
+`parallel.products=fp8`. The second differs from the first by rounding alone: it says how far apart
+two correct runs get. Samples are smooth fields that their text names, so there is something to
+learn. Prints mean losses by window, in which fp8's own error is, and the loss on samples of their
+own of the weights that came out, all computed in bf16; exits with 1 if fp8's are worse than bf16's
+by more than 0.5%. About 4 minutes on one H200.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goku.bench.shapes import TEXT, Pack
+from goku.config.model import ModelConfig
+from goku.config.presets import SIZES
+from goku.config.training import FlowConfig, TrainingConfig
+from goku.flow.loss import sample_losses
+from goku.flow.path import interpolate, velocity
+from goku.flow.timesteps import Timesteps
+from goku.model import build
+from goku.nn.fused import Fused
+from goku.nn.layout import Layout
+from goku.nn.rowwise import use
+from goku.parallel.apply import parallelize
+from goku.parallel.mesh import assume_one_process, connect
+from goku.parallel.tune import Typical
+
+BOUND = 5e-3
+VALIDATED = 16  # batches
+WARM = 50  # steps
+SIDE = 16  # tokens: 256x256 pixels
+PACK = Pack("images-32", (SIDE * SIDE,) * 32)
+SUBJECTS = 64
+WAVES = 3  # of each channel of a subject's field
+NOISE = 0.1  # of what no text names
+RUNS: dict[str, dict[str, Any]] = {
+    "bf16": {"attention": "fa4"},
+    "bf16, other kernel": {"attention": "sdpa"},
+    "fp8": {"attention": "fa4", "products": "fp8"},
+}
+
+
+class Subjects:
+    """Fields [SIDE * SIDE, P] of unit variance and the texts that name them, on the GPU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        generator = torch.Generator().manual_seed(1)
+        width, text = config.token_width, config.text_width
+        waves = torch.randint(-2, 3, (SUBJECTS, WAVES, width, 2), generator=generator).float()
+        phases = torch.rand(SUBJECTS, WAVES, width, generator=generator)
+        place_N = torch.arange(SIDE, dtype=torch.float32) / SIDE
+        grid_N2 = torch.cartesian_prod(place_N, place_N)
+        angles = torch.einsum("swpd,nd->swnp", waves, grid_N2) + phases[:, :, None]
+        fields_SNP = torch.sin(2 * math.pi * angles).sum(1)
+        self._fields_SNP = (fields_SNP / (WAVES / 2) ** 0.5).cuda()
+        self._texts_STY = torch.randn(SUBJECTS, TEXT, text, generator=generator).cuda()
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Clean tokens [N, P] and text [M, Y] of one pack."""
+        count = len(PACK.lengths)
+        which_S = torch.randint(SUBJECTS, (count,), device="cuda", generator=generator)
+        clean_NP = self._fields_SNP[which_S].flatten(0, 1)
+        other_NP = torch.randn(clean_NP.shape, device="cuda", generator=generator)
+        return clean_NP + NOISE * other_NP, self._texts_STY[which_S].flatten(0, 1)
+
+
+class Run:
+    """One model under training, on batches that depend on nothing but their number."""
+
+    def __init__(
+        self, config: ModelConfig, weights: dict[str, Tensor], settings: dict[str, Any]
+    ) -> None:
+        torch._dynamo.reset()
+        torch.cuda.empty_cache()
+        parallel = PACK.parallel(engine="fsdp2", zero_stage=2, **settings)
+        mesh, self._training = connect(parallel), TrainingConfig()
+        self._model = build(config, seed=0, device="meta").to_empty(device=mesh.device)
+        self._model.load_state_dict(weights)
+        typical = Typical(config, PACK.lengths, PACK.text_lengths)
+        self._engine = parallelize(self._model, parallel, self._training, mesh, 1, typical=typical)
+        layout = Layout.build([(1, SIDE, SIDE)] * len(PACK.lengths), PACK.text_lengths)
+        self._layout = layout.to("cuda")
+        self._subjects, self._timesteps = Subjects(config), Timesteps(FlowConfig())
+
+    def train(self, steps: int) -> Tensor:
+        """The loss of every step."""
+        return torch.stack([self._step(number) for number in range(steps)])
+
+    def validate(self) -> float:
+        """The mean loss of the weights on batches of their own, computed in bf16."""
+        use(self._model, Fused())
+        with torch.no_grad():
+            losses = [self._loss(-1 - number) for number in range(VALIDATED)]
+        return float(torch.stack(losses).mean())
+
+    def _step(self, number: int) -> Tensor:
+        loss = self._loss(number)
+        self._engine.backward(loss)
+        self._engine.step(self._training.learning_rate * min(1.0, (number + 1) / WARM))
+        return loss.detach()
+
+    def _loss(self, number: int) -> Tensor:
+        generator = torch.Generator("cuda").manual_seed(1_000_000 + number)
+        clean_NP, text_MY = self._subjects.batch(generator)
+        noise_NP = torch.randn(clean_NP.shape, device="cuda", generator=generator)
+        count = len(PACK.lengths)
+        u_S = torch.rand(count, device="cuda", dtype=torch.float64, generator=generator)
+        tokens_S = torch.tensor(PACK.lengths, device="cuda")
+        t_S = self._timesteps.quantile(u_S, tokens_S).float()
+        x_NP = interpolate(clean_NP, noise_NP, t_S[self._layout.segment_N, None])
+        v_NP = self._engine.module(x_NP, t_S, text_MY, self._layout)
+        return sample_losses(v_NP, velocity(clean_NP, noise_NP), self._layout).mean()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", default=list(RUNS), help="the first is compared with")
+    parser.add_argument("--size", choices=sorted(SIZES), default="2b")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--window", type=int, default=25)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    os.environ.setdefault("MASTER_PORT", "29512")
+    assume_one_process()
+    config = ModelConfig.build(SIZES[asked.size])
+    weights = build(config, seed=0).state_dict()
+    means: dict[str, list[float]] = {}
+    validated: dict[str, float] = {}
+    for name in asked.runs:
+        run = Run(config, weights, RUNS[name])
+        means[name] = run.train(asked.steps).view(-1, asked.window).mean(1).tolist()
+        validated[name] = run.validate()
+        trained = " ".join(f"{mean:.4f}" for mean in means[name])
+        print(f"{name}: {trained}, its weights in bf16: {validated[name]:.4f}", flush=True)
+        del run
+    first, *others = asked.runs
+    far = {name: validated[name] / validated[first] - 1 for name in others}
+    print(f"weights against {first}'s: " + ", ".join(f"{n} {d:+.2%}" for n, d in far.items()))
+    if asked.json:
+        found = {"size": asked.size, "means": means, "validated": validated, "far": far}
+        asked.json.write_text(json.dumps(found, indent=1))
+    return int(not far.get("fp8", 0.0) <= BOUND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
