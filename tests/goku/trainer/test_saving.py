@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from goku.checkpoint import memory
-from goku.checkpoint.memory import Room
 from goku.config import ConfigError
 from goku.contract import metrics
 from goku.contract.attempts import Ledger
 from goku.contract.exits import Cause
 from goku.contract.rundir import NodeDir, RunDir
 from goku.contract.store.local import Folder
+from goku.parallel.host import Room
 from goku.trainer.loop import Trainer, train
 from tests.goku.trainer import world
 from tests.ranks import run_ranks
