@@ -30,8 +30,9 @@ class ParallelConfig(Section):
     # of each block; auto: on a GPU in bf16, but not under DeepSpeed's stage 3
     compile: Literal["auto", "on", "off"] = "auto"
     # what the backward computes again: nothing, all but products and attention, all but attention
-    # and the MLP's result, all but attention, or the whole block; auto takes the cheapest that fits
-    recompute: Literal["auto", "none", "products", "mlp", "attention", "full"] = "auto"
+    # and the MLP's result, all but attention, or the whole block; `offload` computes as much again
+    # as `mlp` and keeps the rest in the host's memory; auto takes the cheapest that fits
+    recompute: Literal["auto", "none", "products", "mlp", "attention", "offload", "full"] = "auto"
     recompute_every: int = Field(1, gt=0)  # only every n-th block; auto chooses its own
 
     @property

@@ -17,8 +17,11 @@ from goku.nn.attend.choose import Choice, KernelMissing, Shape, choose, load
 from goku.nn.rowwise import use
 from goku.parallel import recompute
 from goku.parallel.compile import compile_blocks
+from goku.parallel.host import room
+from goku.parallel.lane import Lane
 from goku.parallel.mesh import Mesh
-from goku.parallel.recompute import LADDER, Plan, Policy
+from goku.parallel.offload import offload
+from goku.parallel.recompute import Plan, Policy
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,21 @@ def _require_eight(device: torch.device) -> None:
 def finish_blocks(
     model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh
 ) -> Plan | None:
-    """Recomputation, then compilation, of blocks whose parts are final. The plan, on a GPU."""
+    """Recomputation, then compilation, of blocks whose parts are final. The plan, on a GPU.
+
+    What waits on the host comes last: it sees what a compiled block remembers. Raises ConfigError
+    where the host has no room for that.
+    """
     blocks, on_gpu = _blocks(model), mesh.device.type == "cuda"
     planned = _plan(model, config, typical, mesh) if on_gpu else None
     policy = planned.policy if planned else _asked(config) or Policy("none")
     recompute.recompute(blocks, policy)
-    if compiles(config, on_gpu=on_gpu):
+    compiled = compiles(config, on_gpu=on_gpu)
+    if compiled:
         compile_blocks(blocks)
+    if "offload" in (policy.keep, policy.others):
+        lane = Lane(mesh.device, planned.host_bytes if planned else 0)
+        offload(blocks, policy, lane, compiled=compiled)
     return planned
 
 
@@ -145,49 +156,108 @@ def _asked(config: ParallelConfig) -> Policy | None:
 def _plan(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> Plan:
     """The policy asked for or the cheapest that fits, with what it is expected to need."""
     memory = torch.cuda.get_device_properties(mesh.device).total_memory
-    fixed = fixed_bytes(model, config)
-    planned = plan_for(config, typical, fixed_bytes=fixed, memory_bytes=memory)
+    fixed, host = fixed_bytes(model, config), _host_bytes(config, mesh)
+    planned = plan_for(config, typical, fixed_bytes=fixed, memory_bytes=memory, host_bytes=host)
+    require_host(planned, host)
     if mesh.rank == 0:
-        gib = planned.predicted_bytes / 2**30
-        print(f"recompute: {planned.policy}; {gib:.1f} GiB expected at the peak", flush=True)
-        least = least_sequence(config, typical, fixed_bytes=fixed, memory_bytes=memory)
-        if not planned.fits:
-            enough = f"parallel.sequence={least} is enough" if least else "cut weights as well"
-            limit = planned.limit_bytes / 2**30
-            print(
-                f"warning: that is more than the {limit:.0f} GiB a plan may use: {enough}; or "
-                "lower data.pack_tokens",
-                flush=True,
-            )
-        elif least is not None and least < config.sequence:
-            print(f"parallel.sequence={least} fits too, and exchanges less", flush=True)
+        least = least_sequence(
+            config, typical, fixed_bytes=fixed, memory_bytes=memory, host_bytes=host
+        )
+        _tell_plan(planned, config, least)
     return planned
 
 
+def require_host(planned: Plan, host_bytes: int) -> None:
+    """Raise ConfigError where a rank has fewer bytes of its host's memory than are planned."""
+    if planned.host_bytes > host_bytes:
+        raise ConfigError(
+            f"parallel.recompute={planned.policy.keep}",
+            f"{_gib(planned.host_bytes)} of each rank's activations would wait in the host's "
+            f"memory, and {_gib(host_bytes)} are left there for each",
+            "Give the node or pod more memory, raise parallel.sequence, or set "
+            "parallel.recompute=auto.",
+        )
+
+
+def _host_bytes(config: ParallelConfig, mesh: Mesh) -> int:
+    """What a rank may take of its host's memory, where least is left. Collective."""
+    left = room().left // config.processes_per_node
+    if mesh.world_size == 1:
+        return left
+    least: int = mesh.broadcast(min(mesh.gather(left), default=0))
+    return least
+
+
+def _tell_plan(planned: Plan, config: ParallelConfig, least: int | None) -> None:
+    waiting = f" and {_gib(planned.host_bytes)} of the host's memory" if planned.host_bytes else ""
+    expected = f"{_gib(planned.predicted_bytes)} expected at the peak{waiting}"
+    print(f"recompute: {planned.policy}; {expected}", flush=True)
+    if not planned.fits:
+        enough = f"parallel.sequence={least} is enough" if least else "cut weights as well"
+        limit = planned.limit_bytes / 2**30
+        print(
+            f"warning: that is more than the {limit:.0f} GiB a plan may use: {enough}; or "
+            "lower data.pack_tokens",
+            flush=True,
+        )
+    elif least is not None and least < config.sequence:
+        print(f"parallel.sequence={least} fits too, and exchanges less", flush=True)
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB"
+
+
 def plan_for(
-    config: ParallelConfig, typical: Typical, *, fixed_bytes: int, memory_bytes: int
+    config: ParallelConfig,
+    typical: Typical,
+    *,
+    fixed_bytes: int,
+    memory_bytes: int,
+    host_bytes: int = 0,
 ) -> Plan:
     """The recomputation of a rank that holds its share of the typical pack."""
     asked = _asked(config)
+    tokens = -(-sum(typical.lengths) // config.sequence)
+    traded = config.sequence > config.context
+    policies = recompute.ladder(
+        typical.model,
+        tokens=tokens,
+        pairs=sum(length**2 for length in typical.lengths) // config.sequence,
+        host_bytes=host_bytes,
+        traded=traded,
+    )
     return recompute.plan(
         typical.model,
-        tokens=-(-sum(typical.lengths) // config.sequence),
+        tokens=tokens,
         text_tokens=sum(typical.text_lengths),
         fixed_bytes=fixed_bytes,
         memory_bytes=memory_bytes,
-        policies=LADDER if asked is None else (asked,),
-        traded=config.sequence > config.context,
+        policies=policies if asked is None else (asked,),
+        traded=traded,
     )
 
 
 def least_sequence(
-    config: ParallelConfig, typical: Typical, *, fixed_bytes: int, memory_bytes: int
+    config: ParallelConfig,
+    typical: Typical,
+    *,
+    fixed_bytes: int,
+    memory_bytes: int,
+    host_bytes: int = 0,
 ) -> int | None:
     """The least number of ranks that can share the typical pack; None if no number can."""
     world = config.world_size
     for degree in (d for d in range(1, world + 1) if world % d == 0):
         shared = config.model_copy(update={"sequence": degree})
-        if plan_for(shared, typical, fixed_bytes=fixed_bytes, memory_bytes=memory_bytes).fits:
+        planned = plan_for(
+            shared,
+            typical,
+            fixed_bytes=fixed_bytes,
+            memory_bytes=memory_bytes,
+            host_bytes=host_bytes,
+        )
+        if planned.fits:
             return degree
     return None
 

@@ -35,6 +35,7 @@ WARM = len(PACKS)  # steps that compile, and may wait
 CASES = (
     ("fsdp2", 2, "none"),
     ("fsdp2", 3, "attention"),
+    ("fsdp2", 3, "offload"),
     ("deepspeed", 1, "none"),
     ("deepspeed", 2, "products"),
     ("deepspeed", 2, "full"),

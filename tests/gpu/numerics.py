@@ -18,6 +18,8 @@ from goku.nn.fused import Fused
 from goku.nn.layout import Layout
 from goku.nn.rowwise import use
 from goku.parallel.compile import compile_blocks
+from goku.parallel.lane import Lane
+from goku.parallel.offload import offload
 from goku.parallel.recompute import Keep, Policy, recompute
 
 DEVICE = torch.device("cuda")
@@ -86,13 +88,14 @@ def tuned(
     recompute(list(model.blocks), Policy(keep))
     if compiled:
         compile_blocks(model.blocks)
+    offload(list(model.blocks), Policy(keep), Lane(DEVICE), compiled=compiled, least_bytes=1)
     return model
 
 
 def check_model(tell: Tell, names: list[str]) -> None:
     """Everything fused in fp32, then in bf16 by each kernel, with no more error than plain bf16."""
     cases: list[tuple[str, Keep, bool]] = [(name, "none", True) for name in names]
-    keeps: tuple[Keep, ...] = ("none", "products", "mlp", "attention", "full")
+    keeps: tuple[Keep, ...] = ("none", "products", "mlp", "attention", "offload", "full")
     cases += [(names[0], keep, compiled) for keep in keeps for compiled in (False, True)]
     for texts in (TEXTS, [77, 0, 30, 20]):
         exact = computed(rounded().double(), texts, torch.device("cpu"), torch.float64)

@@ -7,7 +7,16 @@ from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.presets import SIZES
 from goku.model import build
-from goku.parallel.recompute import LADDER, Keep, Policy, activation_bytes, plan, recompute
+from goku.parallel.recompute import (
+    LADDER,
+    Keep,
+    Policy,
+    activation_bytes,
+    ladder,
+    plan,
+    recompute,
+    waiting_bytes,
+)
 from goku.parallel.tune import Typical, fixed_bytes, plan_for
 from tests.goku.model.packs import SMALL, packed, random_model, samples
 from tests.goku.nn import by_hand
@@ -131,6 +140,46 @@ def test_where_nothing_fits_the_least_is_planned_and_marked() -> None:
     )
     assert planned.policy == LADDER[-1]
     assert not planned.fits
+
+
+def test_of_what_waits_on_the_host_two_blocks_are_on_the_gpu() -> None:
+    row = 90_112 * TWO_B.width * 2
+    kept = 4 * row + 8 * TWO_B.heads * 90_112
+    two = ModelConfig(layers=2)
+    needed = activation_bytes(TWO_B, 90_112, 256, Policy("offload"))
+    assert needed == activation_bytes(two, 90_112, 256, Policy("mlp"))
+    assert waiting_bytes(TWO_B, 90_112, Policy("offload")) == 27 * kept
+    assert waiting_bytes(TWO_B, 90_112, Policy("offload", 2)) == 13 * kept
+    assert waiting_bytes(TWO_B, 90_112, Policy("offload"), traded=True) == 27 * (kept + row)
+    assert waiting_bytes(TWO_B, 90_112, Policy("mlp")) == 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pairs", "host_gib", "expected"),
+    [
+        # 26 ms of copying behind 110 of computing
+        (90_112, 90_112**2, 100, (*LADDER[:-1], Policy("offload"), LADDER[-1])),
+        # 19 behind 11: computing all again is cheaper
+        (65_536, 256 * 65_536, 100, (*LADDER, Policy("offload"))),
+        # 33 GiB are more than half
+        (90_112, 90_112**2, 60, LADDER),
+    ],
+)
+def test_where_waiting_on_the_host_stands(
+    tokens: int, pairs: int, host_gib: int, expected: tuple[Policy, ...]
+) -> None:
+    assert ladder(TWO_B, tokens=tokens, pairs=pairs, host_bytes=host_gib * GIB) == expected
+
+
+def test_a_pack_too_long_for_all_but_full_waits_on_the_host_where_that_has_room() -> None:
+    one = ParallelConfig(processes_per_node=1)
+    pack = Typical(TWO_B, (240_000,), (256,))
+    memory = {"fixed_bytes": 60 * GIB, "memory_bytes": 141 * GIB}
+    planned = plan_for(one, pack, **memory, host_bytes=400 * GIB)
+    assert planned.policy == Policy("offload")
+    assert planned.fits
+    assert planned.host_bytes == waiting_bytes(TWO_B, 240_000, Policy("offload"))
+    assert plan_for(one, pack, **memory).policy == Policy("full")
 
 
 def test_an_unknown_fraction_of_blocks_is_said_in_words() -> None:

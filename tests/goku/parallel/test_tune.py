@@ -9,15 +9,17 @@ from goku.config.parallel import ParallelConfig
 from goku.nn.attend import native
 from goku.nn.rowwise import PLAIN
 from goku.parallel.mesh import Mesh
+from goku.parallel.recompute import Plan, Policy
 from goku.parallel.tune import (
     Typical,
     compiles,
     finish_blocks,
     fixed_bytes,
     least_sequence,
+    require_host,
     take_kernels,
 )
-from tests.goku.model.packs import SMALL, random_model
+from tests.goku.model.packs import SMALL, packed, random_model, samples
 
 MESH = Mesh(0, 1, 1, 1, None, torch.device("cpu"))
 TYPICAL = Typical(SMALL, (6, 12), (4, 1))
@@ -52,6 +54,22 @@ def test_recomputation_is_applied_on_a_cpu_where_it_is_asked_for() -> None:
     finish_blocks(model, config(recompute="full", recompute_every=2), TYPICAL, MESH)
     changed = [block.forward.__func__ is not type(block).forward for block in model.blocks]
     assert changed == [False, True]
+
+
+def test_what_waits_on_the_host_is_told_and_must_have_room() -> None:
+    planned = Plan(Policy("offload"), 2**30, 2**31, fits=True, host_bytes=2**32)
+    require_host(planned, 2**32)
+    with pytest.raises(ConfigError, match=r"recompute=offload: 4\.0 GiB of each .* 2\.0 GiB are"):
+        require_host(planned, 2**31)
+
+
+def test_a_cpu_keeps_on_its_host_where_it_is_asked_to() -> None:
+    model, plain = random_model(SMALL), random_model(SMALL)
+    finish_blocks(model, config(recompute="offload"), TYPICAL, MESH)
+    for each in (model, plain):
+        packed(each, samples(SMALL)).square().sum().backward()
+    for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad)
 
 
 @pytest.mark.parametrize(
