@@ -51,7 +51,7 @@ def _alone(asked: argparse.Namespace) -> "Iterator[Result]":
 
     model = ModelConfig.build(SIZES[asked.size])
     for name in asked.packs or PACKS:
-        parallel = PACKS[name].parallel(attention=asked.attention, compile=asked.compile)
+        parallel = PACKS[name].parallel(**_shared(asked))
         yield measure(model, PACKS[name], parallel, rounds=asked.rounds)
 
 
@@ -63,15 +63,17 @@ def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
 
     assume_one_process()
     model = ModelConfig.build(SIZES[asked.size])
-    shared = {
-        "processes_per_node": int(os.environ["WORLD_SIZE"]),
-        "attention": asked.attention,
-        "compile": asked.compile,
-    }
+    shared = {"processes_per_node": int(os.environ["WORLD_SIZE"]), **_shared(asked)}
     for name in asked.packs:
         for case in asked.train:
             parallel = PACKS[name].parallel(**{**shared, **_settings(case)})
             yield measure(model, PACKS[name], parallel, connect(parallel), rounds=asked.rounds)
+
+
+def _shared(asked: argparse.Namespace) -> dict[str, str]:
+    """The settings of goku/config/parallel.py that have options of their own."""
+    settings = {"attention": asked.attention, "compile": asked.compile}
+    return {**settings, "recompute": asked.recompute} if asked.recompute else settings
 
 
 def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
@@ -115,6 +117,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=sorted(SIZES), default="2b")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--recompute", help="of all packs, instead of each pack's own")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--costs", type=Path, help="measure samples by length into this file")

@@ -16,7 +16,7 @@ from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.model.flops import step_flops
 from goku.parallel.compile import graphs
-from goku.parallel.recompute import activation_bytes
+from goku.parallel.recompute import Policy, activation_bytes, waiting_bytes
 
 FORMULA = "3 forwards; forward: goku/model/flops.py, 2 for each multiply-add of products alone"
 _GIB = 2**30
@@ -45,6 +45,8 @@ class Result:
     tokens_per_second: float
     peak_bytes: int
     predicted_bytes: int
+    host_bytes: int  # pinned, as PyTorch counts them
+    predicted_host_bytes: int
     graphs: int
     syncs: str  # "" or the first operation that waited for the GPU
     megahertz: float
@@ -54,10 +56,12 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"{self.pack}: step {self.step_ms:.1f} ms, limit {self.limit_ms:.1f} ms, "
+            f"{self.pack}, recompute {self.recompute}: "
+            f"step {self.step_ms:.1f} ms, limit {self.limit_ms:.1f} ms, "
             f"ratio {self.ratio:.3f} (target {self.target}), {self.tflops:.0f} of "
             f"{self.limit_tflops:.0f} TFLOP/s, {self.tokens_per_second:,.0f} tokens/s, "
             f"{self.peak_bytes / _GIB:.1f} GiB (expected {self.predicted_bytes / _GIB:.1f}), "
+            f"host {self.host_bytes / _GIB:.1f} ({self.predicted_host_bytes / _GIB:.1f}), "
             f"{self.megahertz:.0f} MHz, {self.watts:.0f} W, {self.graphs} graphs"
             + (f", WAITS: {self.syncs}" if self.syncs else "")
         )
@@ -108,8 +112,9 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
         limit_tflops=flops / limit_ms / 1e9,
         tokens_per_second=1e3 * pack.tokens / step_ms,
         peak_bytes=peak,
-        predicted_bytes=2 * weights
-        + activation_bytes(model, pack.tokens, sum(pack.text_lengths), policy),
+        predicted_bytes=expected_bytes(model, pack, policy, weights),
+        host_bytes=torch.cuda.host_memory_stats().get("active_bytes.current", 0),
+        predicted_host_bytes=waiting_bytes(model, pack.tokens, policy),
         graphs=graphs() - before,
         syncs=syncs,
         megahertz=watch.megahertz,
@@ -117,6 +122,17 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
         steps_ms=steps,
         kernels_ms=kernels,
     )
+
+
+def expected_bytes(model: ModelConfig, pack: Pack, policy: Policy, weights: int) -> int:
+    """The peak of a step: weights in bf16 and the activations as the backward begins.
+
+    Gradients take the place of activations that are used up. With `offload` in every block these
+    do not become fewer, and the peak is at the end, with all gradients.
+    """
+    activations = activation_bytes(model, pack.tokens, sum(pack.text_lengths), policy)
+    gradients = 2 * weights if policy.of(1) == "offload" else 0
+    return 2 * weights + gradients + activations
 
 
 def versions() -> dict[str, str]:
