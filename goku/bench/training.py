@@ -5,13 +5,15 @@ the average. Every data rank has a pack of its own; ranks of a sequence group sh
 is that of one rank's own kernels, so what is lost to exchanges shows.
 """
 
+import gc
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from goku.bench.limit import Limit
 from goku.bench.shapes import Pack
@@ -21,9 +23,10 @@ from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
 from goku.flow.loss import sample_losses
 from goku.model.flops import step_flops
+from goku.nn.layout import Layout
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import Mesh
-from goku.parallel.sequence import shard
+from goku.parallel.sequence import Shard, shard
 from goku.parallel.tune import Typical, fixed_bytes
 
 _WARM = 2
@@ -35,6 +38,7 @@ class Trained:
     """What one setting gave: medians over rounds, of the slowest rank."""
 
     pack: str
+    layers: int
     parallel: dict[str, Any]
     step_ms: float
     limit_ms: float
@@ -49,9 +53,10 @@ class Trained:
     def __str__(self) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in self.parallel.items())
         return (
-            f"{self.pack}: {settings}: step {self.step_ms:.1f} ms, limit {self.limit_ms:.1f} ms, "
-            f"ratio {self.ratio:.3f}, {self.tflops:.0f} TFLOP/s for each GPU, "
-            f"{self.tokens_per_second:,.0f} tokens/s, {self.peak_bytes / 2**30:.1f} GiB"
+            f"{self.pack}, {self.layers} blocks, {settings}: step {self.step_ms:.1f} ms, "
+            f"limit {self.limit_ms:.1f} ms, ratio {self.ratio:.3f}, "
+            f"{self.tflops:.0f} TFLOP/s for each GPU, {self.tokens_per_second:,.0f} tokens/s, "
+            f"{self.peak_bytes / 2**30:.1f} GiB"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,47 +64,76 @@ class Trained:
         return asdict(self)
 
 
+class _Sample(NamedTuple):
+    x_NP: Tensor
+    target_NP: Tensor
+    t_1: Tensor
+    text_MY: Tensor
+
+
+class _Batch(NamedTuple):
+    """What this rank holds of a micro-batch of so many samples; their text is whole."""
+
+    held: Shard
+    text_MY: Tensor
+    samples: int
+
+
 class TrainingStep:
-    """A tuned model under an engine, the average of its weights, and one pack."""
+    """A model under an engine, the average of its weights, and the samples of one pack."""
 
     def __init__(
-        self, config: ModelConfig, pack: Pack, parallel: ParallelConfig, mesh: Mesh
+        self,
+        config: ModelConfig,
+        pack: Pack,
+        parallel: ParallelConfig,
+        mesh: Mesh,
+        *,
+        batches: Sequence[Sequence[int]] | None = None,
+        prepare: Callable[[nn.Module], None] | None = None,
     ) -> None:
-        self._mesh, device = mesh, mesh.device
-        typical = Typical(config, pack.lengths, pack.text_lengths)
-        model = model_of(config, device, torch.float32)
+        """`batches`: the numbers of the samples of each micro-batch; without, one has them all.
+
+        The model is tuned for the pack, unless `prepare` makes it ready.
+        """
+        self._mesh = mesh
+        batches = batches or [range(len(pack.lengths))]
+        model = model_of(config, mesh.device, torch.float32)
         block: Any = model.get_submodule("blocks.0")
         self.attention, self.text_attention = block.attention, block.text_attention
         self.fixed_bytes = fixed_bytes(model, parallel)
-        self.engine = parallelize(model, parallel, TrainingConfig(), mesh, 1, typical=typical)
+        typical = None if prepare else Typical(config, pack.lengths, pack.text_lengths)
+        if prepare:
+            prepare(model)
+        self.engine = parallelize(
+            model, parallel, TrainingConfig(), mesh, len(batches), typical=typical
+        )
         self._masters = [fragment.master for fragment in self.engine.fragments()]
         self._averages = [master.clone() for master in self._masters]
 
-        torch.manual_seed(mesh.data_rank)
-        layout = pack.layout().to(device)
-        x_NP, target_NP = torch.randn(2, pack.tokens, config.token_width, device=device)
-        t_S = torch.rand(len(pack.lengths), device=device)
-        self._mine = shard(
-            layout,
-            [x_NP, target_NP],
-            [t_S],
-            rank=mesh.sequence_rank,
-            degree=mesh.sequence,
-            context=mesh.context,
-        )
-        text = sum(pack.text_lengths)
-        self._text_MY = torch.randn(text, config.text_width, device=device)
-        self._samples = len(pack.lengths)
+        samples = _draw(config, pack, mesh)
+        self._batches = [_together([samples[n] for n in numbers], mesh) for numbers in batches]
+        order = torch.tensor([n for numbers in batches for n in numbers]).argsort()
+        self._order = order.to(mesh.device)
 
-    def run(self) -> Tensor:
-        """One step; this rank's part of the loss."""
-        (x_NP, target_NP), layout = self._mine.tokens, self._mine.layout
-        v_NP = self.engine.module(x_NP, self._mine.segments[0], self._text_MY, layout)
-        loss = sample_losses(v_NP, target_NP, layout)[: self._samples].sum() / self._samples
-        self.engine.backward(loss * self._mesh.sequence)
-        self.engine.step(_RATE)
+    def run(self) -> tuple[Tensor, float]:
+        """One step: this rank's part of each sample's loss [S], in the pack's order, and the norm.
+
+        That of the gradients, before clipping.
+        """
+        losses_S = torch.cat([self._backward(batch) for batch in self._batches])[self._order]
+        norm = self.engine.step(_RATE)
         torch._foreach_lerp_(self._averages, self._masters, 1e-4)
-        return loss.detach()
+        return losses_S, norm
+
+    def _backward(self, batch: _Batch) -> Tensor:
+        """Add the gradients of a micro-batch's part of the mean over all samples; its losses."""
+        (x_NP, target_NP), layout = batch.held.tokens, batch.held.layout
+        v_NP = self.engine.module(x_NP, batch.held.segments[0], batch.text_MY, layout)
+        losses_S = sample_losses(v_NP, target_NP, layout)[: batch.samples]
+        weight = len(self._batches) / len(self._order)  # the engine takes a mean over micro-batches
+        self.engine.backward(losses_S.sum() * weight * self._mesh.sequence)
+        return losses_S.detach()
 
     def milliseconds(self) -> float:
         """Of one step that all ranks begin together."""
@@ -110,18 +144,34 @@ class TrainingStep:
         torch.cuda.synchronize()
         return 1e3 * (time.perf_counter() - started)
 
+    def close(self) -> None:
+        """Give the memory back: tables and hooks of DeepSpeed outlive its engine otherwise."""
+        destroy = getattr(self.engine.module, "destroy", None)
+        if destroy:
+            destroy()
+        state = [tensor for fragment in self.engine.fragments() for tensor in fragment[3:]]
+        for tensor in (*state, *self._averages):
+            tensor.untyped_storage().resize_(0)
+
+
+def clear() -> None:
+    """Forget graphs, garbage and peaks of the measurement before."""
+    torch._dynamo.reset()
+    for _ in range(2):  # weights of compiled blocks that recompute were found by the second only
+        gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
 
 def measure(
     model: ModelConfig, pack: Pack, parallel: ParallelConfig, mesh: Mesh, *, rounds: int
 ) -> Trained:
     """Warm up, then `rounds` times a step and a pass over this rank's kernels alone. Collective."""
-    torch._dynamo.reset()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    clear()
     step = TrainingStep(model, pack, parallel, mesh)
     attend, attend_text = step.attention.attend, step.text_attention.attend
     for _ in range(_WARM):
-        loss = step.run()
+        losses_S, _ = step.run()
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated()
     kernel = getattr(attend, "attend", attend)  # within the exchanges of sequence parallelism
@@ -133,12 +183,15 @@ def measure(
     for _ in range(rounds):
         steps.append(step.milliseconds())
         passes.append(sum(limit.run().values()))
-    step_ms, limit_ms, most, part = _slowest(
-        mesh, statistics.median(steps), statistics.median(passes), float(peak), float(loss)
+    step.close()
+    loss = float(losses_S.mean())
+    step_ms, limit_ms, most, part = largest(
+        mesh, statistics.median(steps), statistics.median(passes), float(peak), loss
     )
     flops = step_flops(model, pack.lengths, pack.text_lengths) / parallel.sequence
     return Trained(
         pack=pack.name,
+        layers=model.layers,
         parallel=parallel.model_dump(exclude_defaults=True),
         step_ms=step_ms,
         limit_ms=limit_ms,
@@ -152,8 +205,40 @@ def measure(
     )
 
 
-def _slowest(mesh: Mesh, *values: float) -> list[float]:
-    """The largest of each value over all ranks."""
+def largest(mesh: Mesh, *values: float) -> list[float]:
+    """The largest of each value over all ranks. Collective."""
     by_rank = mesh.gather(values)
-    largest: list[float] = mesh.broadcast([max(column) for column in zip(*by_rank, strict=True)])
-    return largest
+    most: list[float] = mesh.broadcast([max(column) for column in zip(*by_rank, strict=True)])
+    return most
+
+
+def _draw(config: ModelConfig, pack: Pack, mesh: Mesh) -> list[_Sample]:
+    """Random samples: the same for ranks that share a pack, however they are put together."""
+    torch.manual_seed(mesh.data_rank)
+    device, lengths = mesh.device, list(pack.lengths)
+    x_NP, target_NP = torch.randn(2, pack.tokens, config.token_width, device=device)
+    t_S = torch.rand(len(lengths), device=device)
+    text_MY = torch.randn(sum(pack.text_lengths), config.text_width, device=device)
+    parts = zip(
+        torch.split(x_NP, lengths),
+        torch.split(target_NP, lengths),
+        torch.split(t_S, 1),
+        torch.split(text_MY, list(pack.text_lengths)),
+        strict=True,
+    )
+    return [_Sample(*part) for part in parts]
+
+
+def _together(samples: Sequence[_Sample], mesh: Mesh) -> _Batch:
+    """This rank's part of samples that are computed together."""
+    grids = [(1, 1, len(sample.x_NP)) for sample in samples]
+    layout = Layout.build(grids, [len(sample.text_MY) for sample in samples])
+    held = shard(
+        layout.to(mesh.device),
+        [torch.cat([s.x_NP for s in samples]), torch.cat([s.target_NP for s in samples])],
+        [torch.cat([s.t_1 for s in samples])],
+        rank=mesh.sequence_rank,
+        degree=mesh.sequence,
+        context=mesh.context,
+    )
+    return _Batch(held, torch.cat([s.text_MY for s in samples]), len(samples))
