@@ -3,6 +3,7 @@
 Alone it measures forward and backward of packs on one GPU. With `--train` it measures whole steps
 of an engine, once for each group of settings, on the GPUs that torchrun's environment names:
 `torchrun --nproc-per-node 2 -m goku.apps.bench video-20480 --train engine=fsdp2,zero_stage=2`.
+`--layers` cuts a model down whose steps would take minutes.
 Prints one line for each result and writes everything to `--json`. Needs no run.
 """
 
@@ -14,20 +15,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from goku.bench.shapes import PACKS, Pack
+from goku.config import ConfigError
 from goku.config.model import ModelConfig
 from goku.config.overrides import parse
 from goku.config.presets import SIZES
+from goku.config.section import unknown_key
 from goku.contract import env
 
 if TYPE_CHECKING:
     from goku.bench.measure import Result
     from goku.bench.peer import Compared
     from goku.bench.training import Trained
+    from goku.config.parallel import ParallelConfig
+    from goku.parallel.mesh import Mesh
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what is asked for. Returns 1 where there is no GPU."""
-    asked = _parse(arguments)
+    """Measure what is asked for.
+
+    Returns 1 where that makes no sense, and where there is no GPU.
+    """
+    try:
+        return _measure(read(arguments))
+    except ConfigError as error:
+        print(f"goku: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _measure(asked: argparse.Namespace) -> int:
     import torch
 
     if not torch.cuda.is_available():
@@ -36,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.costs:
         return _write_costs(asked)
     results = []
-    for result in _peer(asked) if asked.peer else _trained(asked) if asked.train else _alone(asked):
+    for result in _results(asked):
         if os.environ.get("RANK", "0") == "0":
             print(result, flush=True)
             results.append(result.as_dict())
@@ -45,35 +61,51 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _results(asked: argparse.Namespace) -> "Iterator[Result | Trained | Compared]":
+    if asked.peer:
+        return _peer(asked)
+    return _trained(asked) if asked.train else _alone(asked)
+
+
+def shape(asked: argparse.Namespace) -> ModelConfig:
+    """The model that is measured: the size's, with `--layers` blocks where that is given."""
+    layers = {} if asked.layers is None else {"layers": asked.layers}
+    return ModelConfig.build({**SIZES[asked.size], **layers})
+
+
 def _alone(asked: argparse.Namespace) -> "Iterator[Result]":
     from goku.bench.measure import measure
-    from goku.bench.shapes import PACKS
 
-    model = ModelConfig.build(SIZES[asked.size])
-    for name in asked.packs or PACKS:
-        parallel = PACKS[name].parallel(**_shared(asked))
-        yield measure(model, PACKS[name], parallel, rounds=asked.rounds)
+    for name in asked.packs or [name for name, pack in PACKS.items() if not pack.long]:
+        parallel = PACKS[name].parallel(attention=asked.attention, compile=asked.compile)
+        yield measure(shape(asked), PACKS[name], parallel, rounds=asked.rounds)
 
 
 def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
-    """Every group of settings for each pack, on all ranks."""
-    from goku.bench.shapes import PACKS
     from goku.bench.training import measure
+
+    for pack, parallel, mesh in _cases(asked, asked.packs, asked.train):
+        yield measure(shape(asked), pack, parallel, mesh, rounds=asked.rounds)
+
+
+def _cases(
+    asked: argparse.Namespace, packs: list[str], cases: list[str], **defaults: str
+) -> "Iterator[tuple[Pack, ParallelConfig, Mesh]]":
+    """Every group of settings for each pack, on all ranks."""
     from goku.parallel.mesh import assume_one_process, connect
 
     assume_one_process()
-    model = ModelConfig.build(SIZES[asked.size])
-    shared = {"processes_per_node": int(os.environ["WORLD_SIZE"]), **_shared(asked)}
-    for name in asked.packs:
-        for case in asked.train:
-            parallel = PACKS[name].parallel(**{**shared, **_settings(case)})
-            yield measure(model, PACKS[name], parallel, connect(parallel), rounds=asked.rounds)
-
-
-def _shared(asked: argparse.Namespace) -> dict[str, str]:
-    """The settings of goku/config/parallel.py that have options of their own."""
-    settings = {"attention": asked.attention, "compile": asked.compile}
-    return {**settings, "recompute": asked.recompute} if asked.recompute else settings
+    shared = {
+        "processes_per_node": int(os.environ["WORLD_SIZE"]),
+        "attention": asked.attention,
+        "compile": asked.compile,
+        **defaults,
+    }
+    for name in packs:
+        for case in cases:
+            settings = parse(f"parallel.{setting}" for setting in case.split(","))
+            parallel = PACKS[name].parallel(**{**shared, **settings["parallel"]})
+            yield PACKS[name], parallel, connect(parallel)
 
 
 def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
@@ -82,55 +114,74 @@ def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
     yield compare(rounds=asked.rounds, attention=asked.attention, compile=asked.compile)
 
 
-def _settings(case: str) -> dict[str, Any]:
-    """The parallel settings that one `--train` names."""
-    named: dict[str, Any] = parse(f"parallel.{setting}" for setting in case.split(","))["parallel"]
-    return named
-
-
 def _write_costs(asked: argparse.Namespace) -> int:
-    from goku.bench.costs import joint, lengths_to, measure
-    from goku.bench.step import Step
+    from goku.bench.costs import measure
 
-    settings = {"attention": asked.attention, "compile": asked.compile}
-    for case in asked.train or ():
-        settings |= _settings(case)
-    pack = joint(asked.pack_tokens)
-    step = Step(ModelConfig.build(SIZES[asked.size]), pack, pack.parallel(**settings))
-    lengths = lengths_to(asked.pack_tokens)
-    for costs in measure(step, lengths, pack_tokens=asked.pack_tokens, rounds=asked.rounds):
+    for costs in measure(
+        shape(asked), rounds=asked.rounds, attention=asked.attention, compile=asked.compile
+    ):
         print(costs, flush=True)
         asked.costs.write_text(json.dumps({**_head(asked), **costs.as_dict()}, indent=1))
     return 0
 
 
 def _head(asked: argparse.Namespace) -> dict[str, Any]:
+    """What all results share; a peer's model is none of our sizes."""
     from goku.bench.measure import FORMULA, versions
 
     commit = os.environ.get(env.CODE_VERSION, "unknown")
-    return {"formula": FORMULA, "size": asked.size, **versions(), "commit": commit}
+    model = {} if asked.peer else {"size": asked.size, "layers": shape(asked).layers}
+    return {"formula": FORMULA, **model, **versions(), "commit": commit}
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def read(arguments: list[str] | None) -> argparse.Namespace:
+    """What is asked for.
+
+    Raises ConfigError for a pack that does not exist, for a model without blocks, and for options
+    that exclude one another.
+    """
+    asked = _parser().parse_args(arguments)
+    for name in asked.packs:
+        if name not in PACKS:
+            raise unknown_key(name, list(PACKS), noun="pack")
+    if asked.layers is not None and asked.layers < 1:
+        raise ConfigError(
+            f"--layers {asked.layers}", "a model has one block at least", "Leave it out for all."
+        )
+    kinds = [f"--{kind}" for kind in ("peer", "costs") if getattr(asked, kind)]
+    if len(kinds) > 1:
+        raise ConfigError(" ".join(kinds), "each measures something else", "Give one of them.")
+    if asked.peer and asked.layers is not None:
+        raise ConfigError(
+            f"--layers {asked.layers}", "--peer measures a model of its own", "Leave it out."
+        )
+    if asked.train and (asked.peer or asked.costs):
+        raise ConfigError(
+            f"{kinds[0]} --train", "it measures no whole steps", "Give --train alone."
+        )
+    if asked.train and not asked.packs:
+        raise ConfigError("--train", "it needs a pack", f"Name some: {', '.join(PACKS)}.")
+    return asked
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("packs", nargs="*", help="names of packs; none means all")
+    parser.add_argument("packs", nargs="*", help="names of packs; none means all but long ones")
     parser.add_argument("--size", choices=sorted(SIZES), default="2b")
+    parser.add_argument("--layers", type=int, help="blocks of the model; default: the size's")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
-    parser.add_argument("--recompute", help="of all packs, instead of each pack's own")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--costs", type=Path, help="measure samples by length into this file")
-    parser.add_argument("--pack-tokens", type=int, default=36_864, help="of the packs of --costs")
     parser.add_argument("--peer", action="store_true", help="against diffusers' Wan transformer")
     parser.add_argument(
         "--train",
         action="append",
         metavar="NAME=VALUE,...",
-        help="whole steps with these settings of goku/config/parallel.py; may be given again. With "
-        "--costs: the settings of the run, which decide what is recomputed",
+        help="whole steps with these settings of goku/config/parallel.py; may be given again",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Result:
     """What one pack gave. Times are medians, in milliseconds."""
 
     pack: str
+    layers: int
     tokens: int
     samples: int
     recompute: str
@@ -56,7 +57,7 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"{self.pack}, recompute {self.recompute}: "
+            f"{self.pack}, {self.layers} blocks, recompute {self.recompute}: "
             f"step {self.step_ms:.1f} ms, limit {self.limit_ms:.1f} ms, "
             f"ratio {self.ratio:.3f} (target {self.target}), {self.tflops:.0f} of "
             f"{self.limit_tflops:.0f} TFLOP/s, {self.tokens_per_second:,.0f} tokens/s, "
@@ -98,6 +99,7 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
     policy = step.policy
     return Result(
         pack=pack.name,
+        layers=model.layers,
         tokens=pack.tokens,
         samples=len(pack.lengths),
         recompute=str(policy),

@@ -26,7 +26,7 @@ from goku.nn.operators import CLOSING, PRODUCTS
 
 Keep = Literal["none", "products", "mlp", "attention", "offload", "full"]
 
-_SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
+SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
 # rows that a token keeps: of D without the MLP's, of the MLP's mlp_ratio D; and a text token of D
 _ROWS = {"none": 17, "products": 10, "mlp": 4, "attention": 3, "offload": 4, "full": 1}
 _HIDDEN = {"none": 2, "products": 1, "mlp": 0, "attention": 0, "offload": 0, "full": 0}
@@ -94,7 +94,7 @@ def plan(
     `tokens` are those a rank holds of a full pack, with all of its text; `fixed_bytes` are weights,
     gradients and optimizer state, `memory_bytes` is the GPU's memory. `traded`: ranks trade heads.
     """
-    limit = int(_SHARE * memory_bytes)
+    limit = int(SHARE * memory_bytes)
     for policy in policies:
         predicted = fixed_bytes + activation_bytes(
             model, tokens, text_tokens, policy, traded=traded

@@ -22,6 +22,10 @@ from tests.goku_platform.command import Call
             "-m goku.apps.bench --size 2b --rounds 7 --train processes_per_node=8 "
             "--costs out --pack-tokens 40960",
         ),
+        (
+            ("images-64", "--layers", "4"),
+            "-m goku.apps.bench images-64 --size 2b --rounds 7 --layers 4",
+        ),
         (("parity",), "-m goku.apps.parity"),
     ],
 )

@@ -18,6 +18,9 @@ def bench(
         typer.Argument(metavar="[PACK]...", help="Packs to measure, 'parity' or 'peer'."),
     ] = None,
     size: options.Size = "2b",
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Blocks of the model instead of the size's.")
+    ] = None,
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="One for each GPU to use.")
     ] = 1,
@@ -54,6 +57,7 @@ def bench(
     else:
         program = ["goku.apps.bench", *(["--peer"] if asked == ["peer"] else asked)]
         program += ["--size", size, "--rounds", str(rounds)]
+        program += ["--layers", str(layers)] if layers else []
         program += [word for settings in train or () for word in ("--train", settings)]
         if costs:
             program += ["--costs", str(costs), "--pack-tokens", str(pack_tokens)]

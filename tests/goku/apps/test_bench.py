@@ -1,20 +1,34 @@
-"""What the bench makes of its options, without a GPU."""
+"""What the benchmark is asked for, and what it refuses before it looks for a GPU."""
 
 import pytest
 
-from goku.apps import bench
-from goku.bench.shapes import PACKS
+from goku.apps.bench import main, read, shape
 from goku.config import ConfigError
-from goku.config.parallel import ParallelConfig
 
 
-def settings(*words: str) -> ParallelConfig:
-    asked = bench._parse(["video-90112", *words])
-    return PACKS["video-90112"].parallel(**bench._shared(asked))
+def test_layers_cut_the_sizes_model() -> None:
+    whole = shape(read(["clip-8192", "--size", "8b"]))
+    cut = shape(read(["clip-8192", "--size", "8b", "--layers", "4"]))
+    assert (whole.layers, cut.layers) == (40, 4)
+    assert cut.model_copy(update={"layers": 40}) == whole
 
 
-def test_a_pack_has_its_own_recomputation_until_another_is_asked_for() -> None:
-    assert settings().recompute == "mlp"
-    assert settings("--recompute", "offload").recompute == "offload"
-    with pytest.raises(ConfigError, match="recompute"):
-        settings("--recompute", "most")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("clip-8129", "clip-8129: there is no such pack. Did you mean clip-8192?"),
+        ("clip-8192 --layers 0", "--layers 0: a model has one block at least"),
+        ("--peer --costs table", "--peer --costs: each measures something else"),
+        ("--peer --layers 4", "--layers 4: --peer measures a model of its own"),
+        ("--peer --train engine=fsdp2", "--peer --train: it measures no whole steps"),
+        ("--train engine=fsdp2", "--train: it needs a pack"),
+    ],
+)
+def test_what_makes_no_sense_is_the_users_error(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(words.split())
+    assert message in str(raised.value)
+    assert main(words.split()) == 1
+    assert f"goku: error: {message}" in capsys.readouterr().err
