@@ -3,7 +3,8 @@
 Alone it measures forward and backward of packs on one GPU. With `--train` it measures whole steps
 of an engine, once for each group of settings, on the GPUs that torchrun's environment names:
 `torchrun --nproc-per-node 2 -m goku.apps.bench video-20480 --train engine=fsdp2,zero_stage=2`.
-`--layers` cuts a model down whose steps would take minutes.
+With `--plain` it measures them beside the same model trained without the platform's attention,
+kernels, compilation and packs. `--layers` cuts a model down whose steps would take minutes.
 Prints one line for each result and writes everything to `--json`. Needs no run.
 """
 
@@ -24,17 +25,22 @@ from goku.config.section import unknown_key
 from goku.contract import env
 
 if TYPE_CHECKING:
+    from goku.bench.gain import Gain
     from goku.bench.measure import Result
     from goku.bench.peer import Compared
     from goku.bench.training import Trained
     from goku.config.parallel import ParallelConfig
     from goku.parallel.mesh import Mesh
 
+_PLAIN_PACKS = ["joint-40960", "images-64"]
+_PLAIN_ENGINES = ["engine=fsdp2,zero_stage=2", "engine=deepspeed,zero_stage=2"]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is asked for.
 
-    Returns 1 where that makes no sense, and where there is no GPU.
+    Returns 1 where that makes no sense, where there is no GPU, and where a plain step computed
+    something else than ours.
     """
     try:
         return _measure(read(arguments))
@@ -51,19 +57,22 @@ def _measure(asked: argparse.Namespace) -> int:
         return 1
     if asked.costs:
         return _write_costs(asked)
-    results = []
+    results, good = [], True
     for result in _results(asked):
+        good = good and getattr(result, "good", True)
         if os.environ.get("RANK", "0") == "0":
             print(result, flush=True)
             results.append(result.as_dict())
             if asked.json:
                 asked.json.write_text(json.dumps({**_head(asked), "results": results}, indent=1))
-    return 0
+    return 0 if good else 1
 
 
-def _results(asked: argparse.Namespace) -> "Iterator[Result | Trained | Compared]":
+def _results(asked: argparse.Namespace) -> "Iterator[Result | Trained | Gain | Compared]":
     if asked.peer:
         return _peer(asked)
+    if asked.plain:
+        return _plain(asked)
     return _trained(asked) if asked.train else _alone(asked)
 
 
@@ -77,7 +86,7 @@ def _alone(asked: argparse.Namespace) -> "Iterator[Result]":
     from goku.bench.measure import measure
 
     for name in asked.packs or [name for name, pack in PACKS.items() if not pack.long]:
-        parallel = PACKS[name].parallel(attention=asked.attention, compile=asked.compile)
+        parallel = PACKS[name].parallel(**settings(asked.set))
         yield measure(shape(asked), PACKS[name], parallel, rounds=asked.rounds)
 
 
@@ -88,6 +97,18 @@ def _trained(asked: argparse.Namespace) -> "Iterator[Trained]":
         yield measure(shape(asked), pack, parallel, mesh, rounds=asked.rounds)
 
 
+def _plain(asked: argparse.Namespace) -> "Iterator[Gain]":
+    import torch
+
+    from goku.bench.gain import compare
+
+    torch.set_float32_matmul_precision("high")  # TF32 on both sides
+    packs, engines = asked.packs or _PLAIN_PACKS, asked.train or _PLAIN_ENGINES
+    for pack, parallel, mesh in _cases(asked, packs, engines, recompute="auto"):
+        memory = torch.cuda.get_device_properties(mesh.device).total_memory
+        yield compare(shape(asked), pack, parallel, mesh, rounds=asked.rounds, memory_bytes=memory)
+
+
 def _cases(
     asked: argparse.Namespace, packs: list[str], cases: list[str], **defaults: str
 ) -> "Iterator[tuple[Pack, ParallelConfig, Mesh]]":
@@ -95,31 +116,36 @@ def _cases(
     from goku.parallel.mesh import assume_one_process, connect
 
     assume_one_process()
-    shared = {
-        "processes_per_node": int(os.environ["WORLD_SIZE"]),
-        "attention": asked.attention,
-        "compile": asked.compile,
-        **defaults,
-    }
+    world = {"processes_per_node": int(os.environ["WORLD_SIZE"])}
     for name in packs:
         for case in cases:
-            settings = parse(f"parallel.{setting}" for setting in case.split(","))
-            parallel = PACKS[name].parallel(**{**shared, **settings["parallel"]})
+            parallel = PACKS[name].parallel(
+                **{**world, **defaults, **settings(asked.set), **settings(case)}
+            )
             yield PACKS[name], parallel, connect(parallel)
 
 
 def _peer(asked: argparse.Namespace) -> "Iterator[Compared]":
     from goku.bench.peer import compare
 
-    yield compare(rounds=asked.rounds, attention=asked.attention, compile=asked.compile)
+    yield compare(rounds=asked.rounds, settings=settings(asked.set))
+
+
+def settings(words: str | None) -> dict[str, Any]:
+    """Settings of goku/config/parallel.py, NAME=VALUE,... in words."""
+    given = words.split(",") if words else []
+    named: dict[str, Any] = parse(f"parallel.{setting}" for setting in given).get("parallel", {})
+    return named
 
 
 def _write_costs(asked: argparse.Namespace) -> int:
-    from goku.bench.costs import measure
+    from goku.bench.costs import joint, lengths_to, measure
+    from goku.bench.step import Step
 
-    for costs in measure(
-        shape(asked), rounds=asked.rounds, attention=asked.attention, compile=asked.compile
-    ):
+    pack = joint(asked.pack_tokens)
+    step = Step(shape(asked), pack, pack.parallel(**settings(asked.set)))
+    lengths = lengths_to(asked.pack_tokens)
+    for costs in measure(step, lengths, pack_tokens=asked.pack_tokens, rounds=asked.rounds):
         print(costs, flush=True)
         asked.costs.write_text(json.dumps({**_head(asked), **costs.as_dict()}, indent=1))
     return 0
@@ -148,7 +174,7 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
         raise ConfigError(
             f"--layers {asked.layers}", "a model has one block at least", "Leave it out for all."
         )
-    kinds = [f"--{kind}" for kind in ("peer", "costs") if getattr(asked, kind)]
+    kinds = [f"--{kind}" for kind in ("peer", "plain", "costs") if getattr(asked, kind)]
     if len(kinds) > 1:
         raise ConfigError(" ".join(kinds), "each measures something else", "Give one of them.")
     if asked.peer and asked.layers is not None:
@@ -157,9 +183,9 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
         )
     if asked.train and (asked.peer or asked.costs):
         raise ConfigError(
-            f"{kinds[0]} --train", "it measures no whole steps", "Give --train alone."
+            f"{kinds[0]} --train", "it measures no whole steps", "Give --train alone or --plain."
         )
-    if asked.train and not asked.packs:
+    if asked.train and not (asked.packs or asked.plain):
         raise ConfigError("--train", "it needs a pack", f"Name some: {', '.join(PACKS)}.")
     return asked
 
@@ -169,12 +195,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("packs", nargs="*", help="names of packs; none means all but long ones")
     parser.add_argument("--size", choices=sorted(SIZES), default="2b")
     parser.add_argument("--layers", type=int, help="blocks of the model; default: the size's")
-    parser.add_argument("--attention", default="auto")
-    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE,...",
+        help="settings of goku/config/parallel.py for all that is measured: recompute=offload, "
+        "attention=fa4, products=fp8, compile=off; with --costs those of the run",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--costs", type=Path, help="measure samples by length into this file")
+    parser.add_argument("--pack-tokens", type=int, default=36_864, help="of the packs of --costs")
     parser.add_argument("--peer", action="store_true", help="against diffusers' Wan transformer")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="whole steps against the same model eager, with SDPA and in micro-batches; "
+        f"default: {', '.join(_PLAIN_PACKS)} under both engines",
+    )
     parser.add_argument(
         "--train",
         action="append",

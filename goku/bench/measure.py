@@ -34,6 +34,7 @@ class Result:
     tokens: int
     samples: int
     recompute: str
+    products: str
     compiled: bool
     attention: str
     text_attention: str
@@ -57,7 +58,7 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"{self.pack}, {self.layers} blocks, recompute {self.recompute}: "
+            f"{self.pack}, {self.layers} blocks, {self.products}, recompute {self.recompute}: "
             f"step {self.step_ms:.1f} ms, limit {self.limit_ms:.1f} ms, "
             f"ratio {self.ratio:.3f} (target {self.target}), {self.tflops:.0f} of "
             f"{self.limit_tflops:.0f} TFLOP/s, {self.tokens_per_second:,.0f} tokens/s, "
@@ -103,6 +104,7 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
         tokens=pack.tokens,
         samples=len(pack.lengths),
         recompute=str(policy),
+        products=parallel.products,
         compiled=parallel.compile != "off",
         attention=_name(block.attention.attend),
         text_attention=_name(block.text_attention.attend),

@@ -6,7 +6,7 @@ is 9,216 here, the next multiple of the width, so ours has a little more to do.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,9 +49,12 @@ class Compared:
         return asdict(self)
 
 
-def compare(*, rounds: int, attention: str, compile: str) -> Compared:
-    """Both, warmed up, in turn; and our kernels alone, than which ours cannot be quicker."""
-    ours = Step(OURS, PACK, PACK.parallel(attention=attention, compile=compile))
+def compare(*, rounds: int, settings: Mapping[str, Any]) -> Compared:
+    """Both, warmed up, in turn; and our kernels alone, than which ours in bf16 cannot be quicker.
+
+    `settings` are ours, of goku/config/parallel.py.
+    """
+    ours = Step(OURS, PACK, PACK.parallel(**settings))
     steps: list[Callable[[], object]] = [ours.run, _peer()]
     for step in steps:
         for _ in range(_WARM):

@@ -18,13 +18,14 @@ from tests.goku_platform.command import Call
             "video-20480 --size 2b --rounds 7 --train engine=fsdp2 --json out",
         ),
         (
-            ("--costs", "out", "--pack-tokens", "40960", "--train", "processes_per_node=8"),
-            "-m goku.apps.bench --size 2b --rounds 7 --train processes_per_node=8 "
+            ("--costs", "out", "--pack-tokens", "40960", "--set", "processes_per_node=8"),
+            "-m goku.apps.bench --size 2b --rounds 7 --set processes_per_node=8 "
             "--costs out --pack-tokens 40960",
         ),
         (
-            ("images-64", "--layers", "4"),
-            "-m goku.apps.bench images-64 --size 2b --rounds 7 --layers 4",
+            ("--plain", "images-64", "--layers", "4", "--train", "engine=fsdp2"),
+            "-m goku.apps.bench images-64 --size 2b --rounds 7 --layers 4 --plain "
+            "--train engine=fsdp2",
         ),
         (("parity",), "-m goku.apps.parity"),
     ],

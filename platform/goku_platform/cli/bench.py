@@ -28,10 +28,25 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE,...",
-            help="Measure whole steps with these parallel settings. May be given again. With "
-            "--costs: the run's own, which decide what is recomputed.",
+            help="Measure whole steps with these parallel settings. May be given again.",
         ),
     ] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE,...",
+            help="Parallel settings for all that is measured, as recompute=offload; with --costs "
+            "the run's own.",
+        ),
+    ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Measure whole steps beside plain ones: eager, PyTorch's attention, no packs.",
+        ),
+    ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of which the median is taken.")] = 7,
     costs: Annotated[
         Path | None,
@@ -47,7 +62,8 @@ def bench(
     """Measure packs against the kernel limit of this machine's GPUs.
 
     'parity' compares the gradients of every engine and sharing of tokens, on CPUs too; 'peer'
-    measures diffusers' Wan transformer beside ours.
+    measures diffusers' Wan transformer beside ours. --plain says what the platform brings: the
+    same model, samples and engine without its attention, kernels, compilation and packs.
     """
     import subprocess
 
@@ -58,7 +74,9 @@ def bench(
         program = ["goku.apps.bench", *(["--peer"] if asked == ["peer"] else asked)]
         program += ["--size", size, "--rounds", str(rounds)]
         program += ["--layers", str(layers)] if layers else []
-        program += [word for settings in train or () for word in ("--train", settings)]
+        program += ["--plain"] if plain else []
+        program += ["--set", settings] if settings else []
+        program += [word for case in train or () for word in ("--train", case)]
         if costs:
             program += ["--costs", str(costs), "--pack-tokens", str(pack_tokens)]
         program += ["--json", str(json_file)] if json_file else []

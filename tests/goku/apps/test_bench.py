@@ -18,7 +18,8 @@ def test_layers_cut_the_sizes_model() -> None:
     [
         ("clip-8129", "clip-8129: there is no such pack. Did you mean clip-8192?"),
         ("clip-8192 --layers 0", "--layers 0: a model has one block at least"),
-        ("--peer --costs table", "--peer --costs: each measures something else"),
+        ("--plain --peer", "--peer --plain: each measures something else"),
+        ("--plain --costs table", "--plain --costs: each measures something else"),
         ("--peer --layers 4", "--layers 4: --peer measures a model of its own"),
         ("--peer --train engine=fsdp2", "--peer --train: it measures no whole steps"),
         ("--train engine=fsdp2", "--train: it needs a pack"),
@@ -32,3 +33,9 @@ def test_what_makes_no_sense_is_the_users_error(
     assert message in str(raised.value)
     assert main(words.split()) == 1
     assert f"goku: error: {message}" in capsys.readouterr().err
+
+
+def test_plain_has_its_own_packs_and_engines_and_takes_others() -> None:
+    assert read(["--plain"]).packs == []
+    asked = read(["clip-8192", "--plain", "--train", "engine=deepspeed,zero_stage=1"])
+    assert (asked.packs, asked.train) == (["clip-8192"], ["engine=deepspeed,zero_stage=1"])
