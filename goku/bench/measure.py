@@ -116,7 +116,9 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
         limit_tflops=flops / limit_ms / 1e9,
         tokens_per_second=1e3 * pack.tokens / step_ms,
         peak_bytes=peak,
-        predicted_bytes=expected_bytes(model, pack, policy, weights),
+        predicted_bytes=expected_bytes(
+            model, pack, policy, weights, eight=parallel.products == "fp8"
+        ),
         host_bytes=torch.cuda.host_memory_stats().get("active_bytes.current", 0),
         predicted_host_bytes=waiting_bytes(model, pack.tokens, policy),
         graphs=graphs() - before,
@@ -128,13 +130,16 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
     )
 
 
-def expected_bytes(model: ModelConfig, pack: Pack, policy: Policy, weights: int) -> int:
+def expected_bytes(
+    model: ModelConfig, pack: Pack, policy: Policy, weights: int, *, eight: bool = False
+) -> int:
     """The peak of a step: weights in bf16 and the activations as the backward begins.
 
     Gradients take the place of activations that are used up. With `offload` in every block these
     do not become fewer, and the peak is at the end, with all gradients.
     """
-    activations = activation_bytes(model, pack.tokens, sum(pack.text_lengths), policy)
+    text = sum(pack.text_lengths)
+    activations = activation_bytes(model, pack.tokens, text, policy, eight=eight)
     gradients = 2 * weights if policy.of(1) == "offload" else 0
     return 2 * weights + gradients + activations
 

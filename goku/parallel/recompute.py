@@ -88,16 +88,18 @@ def plan(
     memory_bytes: int,
     policies: Sequence[Policy] = LADDER,
     traded: bool = False,
+    eight: bool = False,
 ) -> Plan:
     """The first policy whose prediction fits; the last one, marked, where none does.
 
     `tokens` are those a rank holds of a full pack, with all of its text; `fixed_bytes` are weights,
-    gradients and optimizer state, `memory_bytes` is the GPU's memory. `traded`: ranks trade heads.
+    gradients and optimizer state, `memory_bytes` is the GPU's memory. `traded`: ranks trade heads;
+    `eight`: the forward's products are of 8-bit floats.
     """
     limit = int(SHARE * memory_bytes)
     for policy in policies:
         predicted = fixed_bytes + activation_bytes(
-            model, tokens, text_tokens, policy, traded=traded
+            model, tokens, text_tokens, policy, traded=traded, eight=eight
         )
         host = waiting_bytes(model, tokens, policy, traded=traded)
         if predicted <= limit:
@@ -136,20 +138,23 @@ def activation_bytes(
     itemsize: int = 2,
     *,
     traded: bool = False,
+    eight: bool = False,
 ) -> int:
     """What a forward remembers, and what the first block to go backward adds to it.
 
     Counted from the block in rows of the width D: 17 for each token besides the MLP's hidden rows
     before and after GELU, 3 for each text token; lse is two fp32 for each head. A block computed
     again adds what it did not keep, and its gradients take the place of what they use up. Where
-    ranks trade heads, attention's result is kept once more: as it was before the trade. Of blocks
-    of `offload` two count: the others wait on the host.
+    ranks trade heads, attention's result is kept once more: as it was before the trade. In 8 bits
+    the rows after GELU are never kept. Of blocks of `offload` two count: the others wait on the
+    host.
     """
     blocks = _blocks(model, policy)
     for _ in range(_HERE, blocks.count("offload")):
         blocks.remove("offload")
-    kept = [_rows(keep, model.mlp_ratio) for keep in blocks]
-    passing = max(_PASSING, *(_rows("none", model.mlp_ratio) - rows for rows in kept))
+    kept = [_rows(keep, model.mlp_ratio, eight=eight) for keep in blocks]
+    everything = _rows("none", model.mlp_ratio, eight=eight)
+    passing = max(_PASSING, *(everything - rows for rows in kept))
     attended = sum(keep != "full" for keep in blocks)
     rows = tokens * (sum(kept) + passing + traded * attended)
     rows += text_tokens * sum(_TEXT[keep] for keep in blocks)
@@ -172,8 +177,9 @@ def _blocks(model: ModelConfig, policy: Policy) -> list[Keep]:
     return [policy.of(number) for number in range(1, model.layers + 1)]
 
 
-def _rows(keep: Keep, mlp_ratio: int) -> int:
-    return _ROWS[keep] + _HIDDEN[keep] * mlp_ratio
+def _rows(keep: Keep, mlp_ratio: int, *, eight: bool = False) -> int:
+    hidden = min(_HIDDEN[keep], 1) if eight else _HIDDEN[keep]
+    return _ROWS[keep] + hidden * mlp_ratio
 
 
 def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:

@@ -235,6 +235,7 @@ def plan_for(
         memory_bytes=memory_bytes,
         policies=policies if asked is None else (asked,),
         traded=traded,
+        eight=config.products == "fp8",
     )
 
 

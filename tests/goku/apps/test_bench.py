@@ -2,7 +2,8 @@
 
 import pytest
 
-from goku.apps.bench import main, read, shape
+from goku.apps.bench import main, read, settings, shape
+from goku.bench.shapes import PACKS
 from goku.config import ConfigError
 
 
@@ -11,6 +12,15 @@ def test_layers_cut_the_sizes_model() -> None:
     cut = shape(read(["clip-8192", "--size", "8b", "--layers", "4"]))
     assert (whole.layers, cut.layers) == (40, 4)
     assert cut.model_copy(update={"layers": 40}) == whole
+
+
+def test_a_pack_has_its_own_recomputation_until_another_is_set() -> None:
+    pack = PACKS["video-90112"]
+    assert pack.parallel(**settings(None)).recompute == "mlp"
+    found = pack.parallel(**settings("recompute=offload,products=fp8"))
+    assert (found.recompute, found.products) == ("offload", "fp8")
+    with pytest.raises(ConfigError, match="recompute"):
+        pack.parallel(**settings("recompute=most"))
 
 
 @pytest.mark.parametrize(

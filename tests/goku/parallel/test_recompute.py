@@ -86,6 +86,14 @@ def test_prediction_is_within_five_percent_of_what_was_measured(
     assert predicted == pytest.approx(measured_gib, rel=0.05)
 
 
+def test_rows_after_gelu_are_not_kept_in_8_bits() -> None:
+    none = activation_bytes(TWO_B, 16_384, 16_384, Policy("none"), eight=True) / GIB
+    assert none == pytest.approx(37.6, rel=0.02)  # on one H200, as above
+    for policy in (Policy("products"), Policy("mlp"), Policy("full")):
+        needed = activation_bytes(TWO_B, 16_384, 16_384, policy, eight=True)
+        assert needed <= activation_bytes(TWO_B, 16_384, 16_384, policy)
+
+
 @pytest.mark.parametrize(
     ("size", "parallel", "tokens", "keep", "measured_gib"),
     [  # on two H200s, the whole peak: docs/results
