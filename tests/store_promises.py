@@ -84,6 +84,37 @@ class StorePromises:
         with pytest.raises(FileNotFoundError):
             store.read_into("other", 0, memoryview(bytearray(1)))
 
+    @pytest.mark.parametrize(
+        ("start", "rooms", "found"),
+        [
+            (1, (2, 0, 3, 1), (b"12", b"", b"345", b"6")),
+            (0, (0, 10, 0), (b"", b"0123456789", b"")),
+            (7, (1, 4, 2), (b"7", b"89", b"")),
+            (6, (4, 3), (b"6789", b"")),
+            (10, (1, 1), (b"", b"")),
+            (4, (0, 0), (b"", b"")),
+            (4, (), ()),
+        ],
+    )
+    def test_a_range_is_read_into_several_buffers(
+        self, store: Store, start: int, rooms: tuple[int, ...], found: tuple[bytes, ...]
+    ) -> None:
+        store.write("data", b"0123456789")
+        buffers = [bytearray(room) for room in rooms]
+        assert store.read_into("data", start, *map(memoryview, buffers)) == sum(map(len, found))
+        for buffer, part in zip(buffers, found, strict=True):
+            assert bytes(buffer) == part.ljust(len(buffer), b"\0")
+
+    def test_a_range_is_read_into_any_number_of_buffers(self, store: Store) -> None:
+        """More than the kernel fills at once, between others' bytes that stay as they are."""
+        data = bytes(range(1, 256)) * 10
+        store.write("data", data)
+        memory = bytearray(2 * len(data))
+        buffers = [memoryview(memory)[at : at + 1] for at in range(0, len(memory), 2)]
+        assert store.read_into("data", 0, *buffers) == len(data)
+        assert memory[::2] == data
+        assert not any(memory[1::2])
+
     def test_sizes_are_of_the_files_directly_below(self, store: Store) -> None:
         assert store.child("a").sizes() == {}
         for name, data in {"a/one": b"1", "a/none": b"", "a/b/two": b"22", "ab": b"333"}.items():

@@ -51,10 +51,14 @@ class Driver:
                 return b""  # services refuse a range that begins at the end
             raise
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        data = self.read_range(name, start, start + len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def read_into(self, name: str, start: int, *buffers: memoryview) -> int:
+        data = memoryview(self.read_range(name, start, start + sum(map(len, buffers))))
+        filled = 0
+        for buffer in buffers:
+            part = data[filled : filled + len(buffer)]
+            buffer[: len(part)] = part
+            filled += len(part)
+        return filled
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         """The tag first: if the object is replaced in between, `swap` refuses what has changed."""

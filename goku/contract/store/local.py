@@ -11,8 +11,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -21,6 +22,7 @@ from goku.contract.store.local_file import LocalFile
 
 _HIDDEN = ".goku-"
 _PARTIAL, _LOCK = f"{_HIDDEN}partial-", f"{_HIDDEN}lock"
+_BUFFERS_AT_ONCE = 1024  # that one call of the kernel fills: IOV_MAX
 
 
 class Folder:
@@ -42,11 +44,13 @@ class Folder:
             stream.seek(start)
             return stream.read(max(0, end - start))
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
+    def read_into(self, name: str, start: int, *buffers: memoryview) -> int:
         with (self._root / name).open("rb", buffering=0) as stream:
-            stream.seek(start)
             filled = 0
-            while filled < len(buffer) and (count := stream.readinto(buffer[filled:])):
+            while rest := list(islice(_behind(buffers, filled), _BUFFERS_AT_ONCE)):
+                count = os.preadv(stream.fileno(), rest, start + filled)
+                if not count:
+                    break
                 filled += count
             return filled
 
@@ -138,6 +142,14 @@ class Folder:
         for path in self._root.glob(f"{_PARTIAL}*"):
             if _stale(path, before):
                 path.unlink(missing_ok=True)
+
+
+def _behind(buffers: Sequence[memoryview], filled: int) -> Iterator[memoryview]:
+    """What lies behind the first `filled` bytes of buffers that are filled one after the other."""
+    for buffer in buffers:
+        if filled < len(buffer):
+            yield buffer[filled:]
+        filled = max(0, filled - len(buffer))
 
 
 def _stale(path: Path, before: float) -> bool:

@@ -15,14 +15,12 @@ from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
 
-from goku.contract.store.copying import copy
 from goku.contract.store.errors import StoreError, StoreUnavailable
-from goku.contract.store.s3_client import AWAY, client, code, told, translated, was_retried
+from goku.contract.store.s3_client import AWAY, client, code, fill, told, translated, was_retried
 from goku.contract.store.s3_upload import CHECKSUM, MARK, Upload, holds
 
 _SINGLE_PUT_BYTES = 32 << 20  # above, a lost connection costs a part and not the whole
 _READ_AHEAD_BYTES = 8 << 20  # of a stream: one request each
-_COPIED_BYTES = 1 << 20  # at once: what fits into the processor's cache
 _DELETE_BATCH = 1000  # the most that one request may name
 _BODY_TRIES = 3  # botocore retries requests, but not an answer that breaks off in the middle
 _CONFLICTS = 8  # times that AWS says "another write is under way, ask again"
@@ -56,19 +54,16 @@ class Bucket:
             client().head_object(**self._target(name))
         return b""
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        filled = 0
+    def read_into(self, name: str, start: int, *buffers: memoryview) -> int:
+        room, filled = sum(map(len, buffers)), 0
 
-        def fill(body: Any) -> bytes:
+        def read(body: Any) -> bytes:
             nonlocal filled
-            filled = 0
-            while filled < len(buffer) and (data := body.read(_COPIED_BYTES)):
-                copy(buffer[filled : filled + len(data)], data)
-                filled += len(data)
+            filled = fill(buffers, body)
             return b""
 
-        if buffer:
-            self._get(name, fill, Range=f"bytes={start}-{start + len(buffer) - 1}")
+        if room:
+            self._get(name, read, Range=f"bytes={start}-{start + room - 1}")
         return filled
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:

@@ -9,8 +9,9 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 
 from boto3.session import Session
@@ -25,6 +26,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
@@ -116,6 +118,25 @@ def told(answer: Mapping[str, Any], field: str) -> Any:
     if field not in answer:
         raise HTTPClientError(error=f"an answer without {field}: it broke off")
     return answer[field]
+
+
+def fill(buffers: Sequence[memoryview], body: Any) -> int:
+    """Read an answer's body into the buffers, one after the other; how many bytes there were.
+
+    Raises one of AWAY where the body breaks off. botocore's own `readinto` and urllib3's below it
+    copy what has arrived, so http.client's is called, which hands the memory to the socket.
+    """
+    with body as answer:  # urllib3's; it closes a connection that has not been given back
+        coming = answer.length_remaining
+        try:
+            filled: int = sum(map(answer._fp.readinto, buffers))
+        except (OSError, HTTPException) as error:
+            raise ResponseStreamingError(error=error) from error
+        if coming is not None and filled < min(coming, sum(map(len, buffers))):
+            raise IncompleteReadError(actual_bytes=filled, expected_bytes=coming)
+        if answer.closed:  # nothing is left to come
+            answer.release_conn()
+        return filled
 
 
 @contextmanager

@@ -53,12 +53,14 @@ class Store:
         """Bytes [start, end) of `name`, fewer where it ends before. Raises FileNotFoundError."""
         return self._backend.read_range(name, start, end)
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        """Fill `buffer` with the bytes from `start` on; how many there were. FileNotFoundError.
+    def read_into(self, name: str, start: int, *buffers: memoryview) -> int:
+        """Fill writable views of bytes, one after the other, with the bytes from `start` on.
 
-        For those who read much: memory that is used again costs no page faults.
+        One request. Returns how many bytes there were: fewer than the views have room for where
+        `name` ends before. Raises FileNotFoundError. For those who read much: what can be read in
+        place is not copied, and memory that is used again costs no page faults.
         """
-        return self._backend.read_into(name, start, buffer)
+        return self._backend.read_into(name, start, *buffers)
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         """All bytes of `name` and the tag of this version. Raises FileNotFoundError."""

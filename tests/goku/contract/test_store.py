@@ -1,6 +1,7 @@
 """The store on a local folder and in memory, and what is peculiar to a folder."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import uuid
@@ -50,6 +51,23 @@ def test_a_range_is_a_slice(data: bytes, cuts: tuple[int, int]) -> None:
     store.write("data", data)
     start, end = sorted(min(cut, len(data)) for cut in cuts)
     assert store.read_range("data", start, end) == data[start:end]
+
+
+def test_what_the_kernel_left_out_of_a_range_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, asked = os.preadv, list[int]()
+
+    def some(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        asked.append(offset)
+        return whole(descriptor, [*buffers[:1], *(b[:1] for b in buffers[1:2])], offset)
+
+    monkeypatch.setattr(os, "preadv", some)
+    store, buffers = Store(str(tmp_path)), [bytearray(room) for room in (3, 4, 2, 5)]
+    store.write("data", b"0123456789")
+    assert store.read_into("data", 0, *map(memoryview, buffers)) == 10
+    assert buffers == [b"012", b"3456", b"78", b"9\0\0\0\0"]
+    assert asked == [0, 4, 8, 10]
 
 
 def _create_and_count(uri: str, own: str, queue: "multiprocessing.Queue[list[str]]") -> None:
