@@ -1,7 +1,8 @@
 """Loading: any number of ranks, at any ZeRO stage, from a checkpoint of any other.
 
 A rank reads the pieces that its own intervals meet (`plan.py`), by byte range and several at once,
-and checks each before it is used.
+and checks each where it lies. A piece that is wanted as it was saved, on the host, is read straight
+into its tensor; others are read beside it and copied.
 """
 
 import threading
@@ -23,7 +24,13 @@ from goku.checkpoint.state import (
     sharded,
 )
 from goku.config import ConfigError
-from goku.contract.manifest import CorruptCheckpoint, Manifest, check_header, check_piece
+from goku.contract.manifest import (
+    CorruptCheckpoint,
+    Manifest,
+    changed,
+    check_header,
+    check_piece,
+)
 from goku.contract.store import Store
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
@@ -75,15 +82,20 @@ class Checkpoint:
         check_header(self.folder.read_range(file, 0, entry.header_nbytes), file, entry)
 
     def _fill(self, found: Range) -> None:
-        there = _destination(found)
-        room = self._room(found.end - found.start) if there is None else there
-        data = room[: self.folder.read_into(found.file, found.start, room)]
-        if there is not None:
-            check_piece(data, found.parts[0].piece)
-            return
-        for part in found.parts:
-            first = part.piece.offset - found.start
-            _put(data[first : first + part.piece.nbytes], part)
+        parts, own = found.parts, [_destination(part) for part in found.parts]
+        rooms = [there or self._aside(part, found) for part, there in zip(parts, own, strict=True)]
+        count = self.folder.read_into(found.file, found.start, *rooms)
+        if count < found.end - found.start:
+            raise changed(found.file, found.start + count, found.end)
+        for part, there, room in zip(parts, own, rooms, strict=True):
+            check_piece(room, part.piece)
+            if there is None:
+                _put(room, part)
+
+    def _aside(self, part: Part, found: Range) -> memoryview:
+        """Room for a part that cannot be read into its tensor."""
+        first = part.piece.offset - found.start
+        return self._room(found.end - found.start)[first : first + part.piece.nbytes]
 
     def _room(self, nbytes: int) -> memoryview:
         """Memory of this thread, used again and again; pinned, a GPU fetches from it at once."""
@@ -94,11 +106,8 @@ class Checkpoint:
         return memoryview(self._scratch.room)[:nbytes]
 
 
-def _destination(found: Range) -> memoryview | None:
-    """Where the bytes are wanted, if it is one piece, wanted whole and on the host: no copy."""
-    if len(found.parts) > 1:
-        return None
-    part = found.parts[0]
+def _destination(part: Part) -> memoryview | None:
+    """The tensor's own memory, if the piece is wanted whole, as it was saved and on the host."""
     tensor = part.wanted.tensor
     whole = part.last - part.first == part.piece.length
     same = tensor.dtype == _TORCH_DTYPES[part.dtype] and tensor.is_contiguous()
@@ -110,9 +119,8 @@ def _destination(found: Range) -> memoryview | None:
 
 
 def _put(data: memoryview, part: Part) -> None:
-    """Check a piece and copy the elements that are wanted of it."""
+    """Copy the elements that are wanted of a piece."""
     piece, wanted = part.piece, part.wanted
-    check_piece(data, piece)
     values = torch.frombuffer(data, dtype=_TORCH_DTYPES[part.dtype])
     wanted.tensor[part.first - wanted.start : part.last - wanted.start].copy_(
         values[part.first - piece.start : part.last - piece.start]

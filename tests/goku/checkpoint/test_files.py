@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goku.checkpoint import files
 from goku.checkpoint.load import Checkpoint, weights
+from goku.checkpoint.plan import plan
 from goku.checkpoint.state import NamedPiece
 from goku.config import ConfigError
 from goku.contract.manifest import CorruptCheckpoint, Manifest, TensorEntry, verify
@@ -132,22 +133,57 @@ def test_any_flipped_byte_is_refused_by_load_and_found_by_verify() -> None:
             Checkpoint(store, manifest).read(*tensors)
 
 
-def test_a_piece_wanted_whole_is_read_into_its_tensor_and_checked_there(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pieces_wanted_whole_are_read_into_their_tensors(
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = torch.randn(16)
-    written = files.write(store, NAME, [whole("ema/weight", values)])
+    """Ten pieces of four tensors, in one range; memory around the tensors stays as it was."""
+    checkpoint = Checkpoint(store, manifest_of(files.write(store, NAME, saved())))
     monkeypatch.setattr(Checkpoint, "_room", None)  # no other memory is taken
-    checkpoint, room = Checkpoint(store, manifest_of(written)), torch.zeros(20)
-    checkpoint.read(NamedPiece("ema/weight", (16,), 0, room[2:18]))
-    assert torch.equal(room[2:18], values)
-    assert not room[:2].any()
-    assert not room[18:].any()
-    data = bytearray((tmp_path / NAME).read_bytes())
-    data[-1] ^= 1
-    (tmp_path / NAME).write_bytes(data)
-    with pytest.raises(CorruptCheckpoint, match=NAME):
-        checkpoint.read(NamedPiece("ema/weight", (16,), 0, room[2:18]))
+    rooms = [torch.zeros(len(p.tensor) + 3, dtype=p.tensor.dtype) for p in saved()]
+    wanted = [p._replace(tensor=room[1:-2]) for p, room in zip(saved(), rooms, strict=True)]
+    assert [len(found.parts) for found in plan(checkpoint.manifest, wanted)] == [10]
+    checkpoint.read(*wanted)
+    for piece, room in zip(saved(), rooms, strict=True):
+        assert torch.equal(room[1:-2], piece.tensor)
+        assert not room[[0, -2, -1]].any()
+
+
+def test_each_piece_of_a_range_is_checked_in_its_tensor(store: Store) -> None:
+    manifest = manifest_of(files.write(store, NAME, saved()))
+    data = store.read(NAME)
+    pieces = [piece for entry in manifest.tensors.values() for piece in entry.pieces]
+    assert len(pieces) == 10
+    for piece in pieces:
+        end = piece.offset + piece.nbytes
+        store.write(NAME, data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:])
+        with pytest.raises(CorruptCheckpoint, match=rf": bytes {piece.offset} to {end} have"):
+            read_everything(Checkpoint(store, manifest))
+
+
+def test_what_cannot_be_read_into_its_tensor_is_copied_beside_what_can(store: Store) -> None:
+    """Of one range: pieces wanted whole and in part, as another type, and into every second."""
+    checkpoint = Checkpoint(store, manifest_of(files.write(store, NAME, saved())))
+    weight, bias, half, state = (piece.tensor for piece in saved())
+    part, spread, wide, beside = torch.zeros(40), torch.zeros(6), torch.zeros(40), state.clone()
+    wanted = [
+        NamedPiece("ema/weight", (7, 11), 10, part),
+        NamedPiece("ema/bias", (3,), 0, spread[::2]),
+        NamedPiece("model/half", (40,), 0, wide),
+        NamedPiece("rng/0/cpu", (77,), 0, beside.zero_()),
+    ]
+    checkpoint.read(*wanted)
+    assert torch.equal(part, weight[10:50])
+    assert torch.equal(spread, torch.stack([bias, torch.zeros(3)], 1).flatten())
+    assert torch.equal(wide, half.float())
+    assert torch.equal(beside, state)
+
+
+def test_a_file_that_has_become_shorter_is_refused_whatever_the_tensors_hold(store: Store) -> None:
+    checkpoint, wanted = Checkpoint(store, manifest_of(files.write(store, NAME, saved()))), saved()
+    checkpoint.read(*wanted)
+    store.write(NAME, store.read(NAME)[:-1])
+    with pytest.raises(CorruptCheckpoint, match=rf"{NAME}: bytes \d+ to \d+ have changed"):
+        checkpoint.read(*wanted)
 
 
 def read_everything(checkpoint: Checkpoint) -> None:
