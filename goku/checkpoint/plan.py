@@ -11,7 +11,9 @@ from goku.checkpoint.state import NamedPiece
 from goku.config import ConfigError
 from goku.contract.manifest import CorruptCheckpoint, Manifest, Piece, TensorEntry
 
-MOST = 1 << 24  # bytes of one range, unless one piece is longer
+# Bytes of one range, unless one piece is longer. A request costs milliseconds of a processor, and a
+# reader keeps that much memory where it cannot read in place.
+MOST = 1 << 25
 
 
 class Part(NamedTuple):
