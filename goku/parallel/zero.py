@@ -115,6 +115,8 @@ class ZeroEngine:
             if small:
                 small[0].all_gather(small)
             return
+        if dist.get_world_size() == 1:
+            return  # it wrote them all
         for flat in _flat_weights(self._zero):
             size = len(flat) // dist.get_world_size()
             dist.all_gather_into_tensor(flat, flat.narrow(0, dist.get_rank() * size, size))

@@ -119,7 +119,13 @@ def assert_tiled(fragments: list[list[tuple[str, tuple[int, ...], int, int]]]) -
 
 @pytest.mark.parametrize(
     ("way", "world"),
-    [*((way, 2) for way in ZERO + FSDP), (FSDP[0], 1), (FSDP[1], 4), (Way("fsdp2", 2, 2), 4)],
+    [
+        *((way, 2) for way in ZERO + FSDP),
+        (ZERO[1], 1),
+        (FSDP[0], 1),
+        (FSDP[1], 4),
+        (Way("fsdp2", 2, 2), 4),
+    ],
     ids=str,
 )
 def test_fp32_equals_one_process_with_adamw(way: Way, world: int) -> None:
