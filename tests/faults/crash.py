@@ -117,11 +117,11 @@ def at_random(
 ) -> dict[str, object]:
     """Kill each of `kills` attempts after a random time, while it saves step after step."""
     run, chance, began, saved = RunDir(uri), random.Random(seed), time.monotonic(), 0
-    durable, typical = _first(run, elements)
+    durable, seconds = _first(run, elements)
     for attempt in range(2, kills + 2):
         worker = fork(functools.partial(_on_and_on, run, attempt, elements))
         restored = _restored(worker, attempt, durable)
-        time.sleep(chance.uniform(0, 3 * typical))
+        time.sleep(chance.uniform(0, 2 * seconds))
         worker.kill()
         told = worker.close()
         durable, saved = max([restored, *map(int, told)]), saved + len(told)
@@ -148,12 +148,15 @@ def _restored(worker: Worker, attempt: int, durable: int) -> int:
 
 
 def _first(run: RunDir, elements: int) -> tuple[int, float]:
-    """Two checkpoints, without which there would be nothing to lose, and how long one takes."""
+    """Two checkpoints, without which there would be nothing to lose, and how long both take.
+
+    A process's first save is slower than those after it, and a fork that is killed has a first one.
+    """
 
     def work(tell: Tell, _wait: Wait) -> None:
         saver = saving.saver(run, 1)
-        saving.save(saver, 1, elements)
         began = time.monotonic()
+        saving.save(saver, 1, elements)
         saving.save(saver, 2, elements)
         tell(str(time.monotonic() - began))
 
