@@ -69,11 +69,11 @@ class Prometheus:
     """A server of its own on this machine."""
 
     def __init__(self, address: str) -> None:
-        self._api = f"http://{address}/api/v1"
+        self._server = f"http://{address}"
 
     def get(self, path: str, **query: str) -> Any:
         """The answer's data; an error of the server is an answer too."""
-        url = f"{self._api}/{path}?{urllib.parse.urlencode(query)}"
+        url = f"{self._server}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
             with urllib.request.urlopen(url, timeout=10) as response:
                 text = response.read()
@@ -84,8 +84,10 @@ class Prometheus:
         return answer["data"]
 
     def ready(self) -> bool:
+        """Whether it answers; it says 503 while it starts."""
         try:
-            return bool(self.get("status/runtimeinfo"))
+            with urllib.request.urlopen(f"{self._server}/-/ready", timeout=10):
+                return True
         except OSError:
             return False
 
