@@ -11,6 +11,30 @@ import typer
 
 from goku_platform.cli import options
 
+Train = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE,...",
+        help="Measure whole steps with these parallel settings. May be given again.",
+    ),
+]
+Settings = Annotated[
+    str | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE,...",
+        help="Parallel settings for all that is measured, as recompute=offload; with --costs "
+        "the run's own.",
+    ),
+]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="Measure whole steps beside plain ones: eager, PyTorch's attention, no packs.",
+    ),
+]
+
 
 def bench(
     packs: Annotated[
@@ -24,29 +48,9 @@ def bench(
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="One for each GPU to use.")
     ] = 1,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE,...",
-            help="Measure whole steps with these parallel settings. May be given again.",
-        ),
-    ] = None,
-    settings: Annotated[
-        str | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE,...",
-            help="Parallel settings for all that is measured, as recompute=offload; with --costs "
-            "the run's own.",
-        ),
-    ] = None,
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain",
-            help="Measure whole steps beside plain ones: eager, PyTorch's attention, no packs.",
-        ),
-    ] = False,
+    train: Train = None,
+    settings: Settings = None,
+    plain: Plain = False,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of which the median is taken.")] = 7,
     costs: Annotated[
         Path | None,
