@@ -100,11 +100,11 @@ def _more_heads(x: Tensor, group: str, ranks: int) -> Tensor:
 
 
 def _more_rows(x: Tensor, group: str, ranks: int) -> Tensor:
-    return x.new_empty(len(x) * ranks, *x.shape[1:])
+    return x.new_empty(x.shape[0] * ranks, *x.shape[1:])
 
 
 def _fewer_rows(x: Tensor, group: str, ranks: int) -> Tensor:
-    return x.new_empty(len(x) // ranks, *x.shape[1:])
+    return x.new_empty(x.shape[0] // ranks, *x.shape[1:])
 
 
 def _opposite(name: str, back: Any) -> None:

@@ -2,6 +2,7 @@
 
 Token, text and segment counts are dynamic, and segments enter as tensors, so packs of any make-up
 run the same graph. The one exception is a pack of a single segment: sizes of 1 are compiled apart.
+An operator's fake must read sizes from `shape`: `len` would bind the graph to the size it meets.
 """
 
 import sys
@@ -9,10 +10,15 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.fx.experimental import _config as symbolic
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Replace each block's forward by a compiled one. After this its parts must not be replaced."""
+    """Replace each block's forward by a compiled one. After this its parts must not be replaced.
+
+    Sizes that happen to be equal in the first pack are not taken for one and the same.
+    """
+    symbolic.use_duck_shape = False
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=True)
 

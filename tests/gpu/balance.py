@@ -118,7 +118,13 @@ def write_table(step: Step, config: RunConfig, path: Path) -> None:
 
 
 def rounds_of(step: Step, dealt: Sequence[Dealt], seconds: float) -> list[list[list[float]]]:
-    """Milliseconds by round, cost and pack: costs in turn, whole rounds while there is time."""
+    """Milliseconds by round, cost and pack: costs in turn, whole rounds while there is time.
+
+    Every pack runs once before that: some are the first of a shape for which a kernel is compiled.
+    """
+    for pack in {pack.lengths: pack for one in dealt for pack in one.packs}.values():
+        step.take(pack)
+        step.run()
     rounds: list[list[list[float]]] = []
     began = time.monotonic()
     while not rounds or (time.monotonic() - began) * (len(rounds) + 1) / len(rounds) < seconds:

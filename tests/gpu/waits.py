@@ -79,6 +79,7 @@ class Waited:
     data_wait_seconds: float  # the mean
     worst_wait_seconds: float
     share: float
+    graphs: int  # compiled so far: more in every stretch means a lost speed
 
     @classmethod
     def of(cls, name: str, rows: Sequence[dict[str, float]]) -> "Waited":
@@ -93,18 +94,20 @@ class Waited:
             data_wait_seconds=wait,
             worst_wait_seconds=max(waits),
             share=wait / (wait + step),
+            graphs=int(rows[-1]["compiled_graphs"]),
         )
 
     def __str__(self) -> str:
         return (
             f"{self.name:28} {self.steps:5} {self.samples:8.1f} {self.step_seconds:8.3f} "
-            f"{self.data_wait_seconds:9.5f} {self.worst_wait_seconds:9.5f} {self.share:8.3%}"
+            f"{self.data_wait_seconds:9.5f} {self.worst_wait_seconds:9.5f} {self.share:8.3%} "
+            f"{self.graphs:6}"
         )
 
 
 HEAD = (
     f"{'stretch':28} {'steps':>5} {'samples':>8} {'step s':>8} {'wait s':>9} {'worst s':>9} "
-    f"{'share':>8}"
+    f"{'share':>8} {'graphs':>6}"
 )
 
 

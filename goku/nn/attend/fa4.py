@@ -4,11 +4,22 @@ Importing this module raises ImportError where flash-attn-4 is not installed. It
 breaks a compiled graph, so only its two kernels are used.
 """
 
+from typing import Any
+
 import torch
 from flash_attn.cute import interface
 from torch import Tensor
 
 from goku.nn.attend.ops import Segments, operator
+
+_LONG = 4096  # keys from which a tile that does not divide them costs nothing
+_TILE = (128, 176)  # queries and keys
+
+
+def _tile(q: Tensor, segments: Segments) -> tuple[int, int] | None:
+    """The forward's tile where another than the package's own is quicker on Hopper: 6%."""
+    hopper = torch.cuda.get_device_capability(q.device)[0] == 9
+    return _TILE if hopper and q.shape[-1] == 128 and min(segments.k_lengths) >= _LONG else None
 
 
 def _varlen(segments: Segments) -> dict[str, object]:
@@ -27,15 +38,15 @@ def _single(segments: Segments) -> bool:
 
 def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
     """o [N, A, K] and lse [A, N]."""
-    scale = q.shape[-1] ** -0.5
+    given: dict[str, Any] = {
+        "softmax_scale": q.shape[-1] ** -0.5,
+        "return_lse": True,
+        "tile_mn": _tile(q, segments),
+    }
     if _single(segments):
-        o, lse, *_ = interface._flash_attn_fwd(
-            q[None], k[None], v[None], softmax_scale=scale, return_lse=True
-        )
+        o, lse, *_ = interface._flash_attn_fwd(q[None], k[None], v[None], **given)
         return o[0], lse[0]
-    o, lse, *_ = interface._flash_attn_fwd(
-        q, k, v, softmax_scale=scale, return_lse=True, **_varlen(segments)
-    )
+    o, lse, *_ = interface._flash_attn_fwd(q, k, v, **given, **_varlen(segments))
     return o, lse
 
 

@@ -255,13 +255,13 @@ def _fake_backward(
     norm: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = _count(norm, scale_SD, gate_SD, bias_D)
-    segments, width = len(chunk_starts) - 1, dout_ND.shape[1]
+    segments, width = chunk_starts.shape[0] - 1, dout_ND.shape[1]
     sums_SJD = dout_ND.new_empty(segments, count, width, dtype=torch.float32)
     return *_gradients(dout_ND, gate_SD, norm), sums_SJD
 
 
 def _outputs(x_ND: Tensor, branch_ND: Tensor | None, norm: int) -> tuple[Tensor, Tensor, Tensor]:
-    rows = len(x_ND)
+    rows = x_ND.shape[0]
     return (
         x_ND.new_empty(0) if branch_ND is None else torch.empty_like(x_ND),
         torch.empty_like(x_ND) if norm else x_ND.new_empty(0),

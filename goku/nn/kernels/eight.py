@@ -116,7 +116,7 @@ def _fake_product(
     _bias_O: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    return x_ND.new_empty(len(x_ND), len(weight_OD), dtype=dtype)
+    return x_ND.new_empty(x_ND.shape[0], weight_OD.shape[0], dtype=dtype)
 
 
 product = operator("product8", _product, _fake_product)

@@ -61,7 +61,7 @@ def _run_forward(y_ND: Tensor, weight_HD: Tensor, bias_H: Tensor) -> tuple[Tenso
 
 
 def _fake_forward(y_ND: Tensor, weight_HD: Tensor, bias_H: Tensor) -> tuple[Tensor, Tensor]:
-    size = (len(y_ND), len(weight_HD))
+    size = (y_ND.shape[0], weight_HD.shape[0])
     return y_ND.new_empty(size), y_ND.new_empty(size)
 
 

@@ -143,7 +143,7 @@ def _fake_backward(
 
 
 def _outputs(x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x_ND), x_ND.new_empty(len(x_ND), dtype=torch.float32)
+    return torch.empty_like(x_ND), x_ND.new_empty(x_ND.shape[0], dtype=torch.float32)
 
 
 def _shares(rows: int, most: int) -> tuple[int, int]:

@@ -1,0 +1,22 @@
+"""Compiled blocks serve packs of any make-up, and are not compiled for each of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.slow
+def test_packs_of_several_segments_share_one_graph() -> None:
+    pytest.importorskip("triton", reason="torch's CPU builds come without Triton")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.goku.parallel.any_packs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.stdout.splitlines() == ["none 1 2", "mlp 1 2", "fp8 1 2"], done.stderr
