@@ -129,6 +129,12 @@ RUN = Dashboard(
         line("Model FLOPs per second", per_second(m.FLOPS), about="Forward and backward."),
         line("Learning rate", gauge(m.LEARNING_RATE)),
         line("Data wait", share(TimeClass.DATA_WAIT), unit="percentunit"),
+        line(
+            "Imbalance of ranks",
+            gauge(m.IMBALANCE),
+            about="Expected time of a step over that of ranks that finish together; 1 is perfect.",
+        ),
+        line("Compiled graphs", gauge(m.GRAPHS), about="Growing on and on, they cost speed."),
     ),
 )
 

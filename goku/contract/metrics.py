@@ -47,6 +47,14 @@ LEARNING_RATE = Metric("goku_learning_rate", "gauge", "Learning rate of the last
 TOKENS = Metric("goku_tokens_total", "counter", "Tokens trained on, padding left out")
 SAMPLES = Metric("goku_samples_total", "counter", "Samples trained on")
 FLOPS = Metric("goku_model_flops_total", "counter", "Model FLOPs, forward and backward")
+IMBALANCE = Metric(
+    "goku_imbalance_ratio",
+    "gauge",
+    "Expected time of the last step over that of ranks that finish together",
+)
+GRAPHS = Metric(
+    "goku_compiled_graphs", "gauge", "Graphs rank 0 has compiled; they end after a few packs"
+)
 NONFINITE = Metric("goku_nonfinite_steps_total", "counter", "Steps with a NaN or infinite loss")
 PROGRESS_AT = Metric(
     "goku_last_progress_timestamp_seconds", "gauge", "Unix time of the last finished step"

@@ -12,6 +12,10 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as symbolic
 
+# Training, validation, packs of one segment, and each way to recompute: far below this. Beyond it
+# blocks would go on uncompiled.
+_MOST_GRAPHS = 64
+
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Replace each block's forward by a compiled one. After this its parts must not be replaced.
@@ -19,6 +23,7 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     Sizes that happen to be equal in the first pack are not taken for one and the same.
     """
     symbolic.use_duck_shape = False
+    torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=True)
 

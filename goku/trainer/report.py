@@ -80,12 +80,16 @@ class Report:
         self._counters[metric.name].labels(**self._labels).inc(value)
 
     def stepped(self, row: Mapping[str, float], *, tokens: int, samples: int, flops: int) -> None:
-        """One finished step: `row` has step, loss, grad_norm, learning_rate, step_seconds."""
+        """One finished step: `row` has step, loss, grad_norm, learning_rate, step_seconds,
+        imbalance and compiled_graphs.
+        """
         self._recent.append(row["step_seconds"])
         self.set(metrics.STEP, row["step"])
         self.set(metrics.LOSS, row["loss"])
         self.set(metrics.GRAD_NORM, row["grad_norm"])
         self.set(metrics.LEARNING_RATE, row["learning_rate"])
+        self.set(metrics.IMBALANCE, row["imbalance"])
+        self.set(metrics.GRAPHS, row["compiled_graphs"])
         self.set(metrics.PROGRESS_AT, time.time())
         self.set(metrics.ETA, (self._target - row["step"]) * self.step_seconds)
         self._step_seconds.labels(**self._labels).observe(row["step_seconds"])

@@ -15,7 +15,15 @@ from goku.contract.rundir import RunDir
 from goku.trainer.clock import Clock
 from goku.trainer.report import Report
 
-ROW = {"step": 1.0, "loss": 2.0, "grad_norm": 0.5, "learning_rate": 1e-3, "step_seconds": 0.1}
+ROW = {
+    "step": 1.0,
+    "loss": 2.0,
+    "grad_norm": 0.5,
+    "learning_rate": 1e-3,
+    "step_seconds": 0.1,
+    "imbalance": 1.25,
+    "compiled_graphs": 2.0,
+}
 
 
 @pytest.fixture
@@ -39,6 +47,13 @@ def test_serves_every_metric_of_the_contract(report: Report) -> None:
     for metric in metrics.ALL:
         served = f"{metric.name}_count" if metric.kind == "histogram" else metric.name
         assert served in names, metric.name
+
+
+def test_says_how_even_ranks_are_and_how_often_blocks_were_compiled(report: Report) -> None:
+    report.stepped(ROW, tokens=1, samples=1, flops=1)
+    found = {key.split("{")[0]: value for key, value in scrape(report).items()}
+    assert found[metrics.IMBALANCE.name] == 1.25
+    assert found[metrics.GRAPHS.name] == 2
 
 
 def test_time_classes_sum_to_the_wall_time(report: Report) -> None:
