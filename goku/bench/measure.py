@@ -23,6 +23,7 @@ _GIB = 2**30
 _SAMPLE_SECONDS = 0.05
 _WARM = 2
 _SECONDS_IN_A_ROW = 1.0  # of steps before the GPU is waited for
+_OTHERS = ((1000, 520, 7), (1304,))  # lengths of packs of several samples, and of one
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Result:
     predicted_bytes: int
     host_bytes: int  # pinned, as PyTorch counts them
     predicted_host_bytes: int
-    graphs: int
+    graphs: int  # compiled: the pack's own, and none more for packs of other lengths
     syncs: str  # "" or the first operation that waited for the GPU
     megahertz: float
     watts: float
@@ -92,6 +93,7 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
         for _ in range(rounds):
             steps.append(milliseconds(step.run, in_a_row))
             passes.append(limit.run())
+    _compute_others(step, pack)
     step_ms = statistics.median(steps)
     kernels = {name: statistics.median(p[name] for p in passes) for name in passes[0]}
     limit_ms = statistics.median(sum(p.values()) for p in passes)
@@ -169,6 +171,14 @@ def _first_sync(step: Step) -> str:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return ""
+
+
+def _compute_others(step: Step, pack: Pack) -> None:
+    """Packs of other lengths, for which nothing should be compiled."""
+    for lengths in _OTHERS:
+        if (len(lengths) == 1) == (len(pack.lengths) == 1):
+            step.take(pack._replace(lengths=lengths).layout())
+            step.run()
 
 
 def _free() -> None:
