@@ -6,6 +6,7 @@ arrives in the same backward as the norm's, which adds the two on the way instea
 to a pass of their own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,6 +80,18 @@ class Fused:
         weights = (each.weight for each in linears)
         projected: tuple[Tensor, ...] = _Project.apply(x_ND, self._eight, *weights)  # type: ignore[no-untyped-call]
         return projected
+
+    def projector(self, x_ND: Tensor) -> Callable[[nn.Linear], Tensor]:
+        """Rowwise.projector."""
+        if not self._eight:
+            return lambda linear: self.project(x_ND, linear)[0]
+        rows = eight.quantize(x_ND.detach())
+
+        def project(linear: nn.Linear) -> Tensor:
+            y_NO: Tensor = _ProjectEight.apply(x_ND, *rows, linear.weight)  # type: ignore[no-untyped-call]
+            return y_NO
+
+        return project
 
     def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
         """Rowwise.mlp."""
@@ -237,6 +250,25 @@ class _Project(torch.autograd.Function):
         x_ND, *weights = ctx.saved_tensors
         dx_ND = together.products(grads, weights) if ctx.needs_input_grad[0] else None
         return dx_ND, None, *(grad.T @ x_ND for grad in grads)
+
+
+class _ProjectEight(torch.autograd.Function):
+    """`_Project` by one weight, of rows that are in 8 bits already."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        x_ND, rows_ND, scale_N1, weight_OD = given
+        ctx.save_for_backward(x_ND, weight_OD)
+        y_NO: Tensor = eight.product(
+            rows_ND, scale_N1, *eight.quantize(weight_OD), None, x_ND.dtype
+        )
+        return y_NO
+
+    @staticmethod
+    def backward(ctx: Any, dy_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_OD = ctx.saved_tensors
+        dx_ND = dy_NO @ weight_OD if ctx.needs_input_grad[0] else None
+        return dx_ND, None, None, dy_NO.T @ x_ND
 
 
 class _Mlp(torch.autograd.Function):

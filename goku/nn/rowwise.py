@@ -6,6 +6,7 @@ A seam like `attend`: `Plain` says it with PyTorch's operations and is exact in 
 `Plain`; `use` puts another on a finished model.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from einops import rearrange
@@ -57,6 +58,9 @@ class Rowwise(Protocol):
 
     def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
         """x [N, D] times each of several weights [O, D] without biases, each to [N, O]."""
+
+    def projector(self, x_ND: Tensor) -> Callable[[nn.Linear], Tensor]:
+        """`project` by one weight at each call; what products of x have in common is made once."""
 
     def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:
         """Product, bias, GELU (tanh form), product; [N, D], without the last bias.
@@ -114,6 +118,10 @@ class Plain:
     def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
         """Rowwise.project."""
         return tuple(each(x_ND) for each in linears)
+
+    def projector(self, x_ND: Tensor) -> Callable[[nn.Linear], Tensor]:
+        """Rowwise.projector."""
+        return lambda linear: linear(x_ND)
 
     def mlp(self, y_ND: Tensor, up: nn.Linear, down: nn.Linear, *, keep: bool) -> Tensor:  # noqa: ARG002  # autograd keeps them
         """Rowwise.mlp."""

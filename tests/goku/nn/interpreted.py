@@ -91,12 +91,16 @@ def cases() -> dict[str, Case]:
     def project(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return rows.project(given["x"], linear(given["first"]), linear(given["second"]))
 
+    def one_by_one(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        projected = rows.projector(given["x"])
+        return projected(linear(given["first"])), projected(linear(given["second"]))
+
     def mlp(rows: Rowwise, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         up, down = linear(given["first"], given["bias"]), linear(given["second"])
         return tuple(rows.mlp(given["x"], up, down, keep=keep) for keep in (True, False))
 
-    found = (open_block, to_text, to_mlp, all_at_once, close_block, query, text_key, project, mlp)
-    return {case.__name__: case for case in found}
+    found = (open_block, to_text, to_mlp, all_at_once, close_block, query, text_key, project)
+    return {case.__name__: case for case in (*found, one_by_one, mlp)}
 
 
 def differentiated(case: Case, rows: Rowwise) -> dict[str, Tensor]:
@@ -126,6 +130,9 @@ class Eight:
 
     def project(self, x_ND: Tensor, *linears: torch.nn.Linear) -> tuple[Tensor, ...]:
         return tuple(self._product(x_ND, each.weight) for each in linears)
+
+    def projector(self, x_ND: Tensor) -> Callable[[torch.nn.Linear], Tensor]:
+        return lambda linear: self._product(x_ND, linear.weight)
 
     def mlp(self, y_ND: Tensor, up: Any, down: Any, *, keep: bool) -> Tensor:
         row_NH = self._product(y_ND, up.weight) + up.bias
@@ -190,7 +197,7 @@ if __name__ == "__main__":
     allow_loops_over_loaded_bounds()
     for name, case in cases().items():
         check(name, case, Fused(), PLAIN)
-    for name in ("project", "mlp"):
+    for name in ("project", "one_by_one", "mlp"):
         check(f"{name} in 8 bits", cases()[name], Fused(eight=True), Eight())
     check_model()
     print("equal")

@@ -28,8 +28,9 @@ def test_interpreted_kernels_equal_plain_pytorch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo does that itself
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_projections_compile_with_and_without_gradients(count: int) -> None:
+def test_projections_compile_with_and_without_gradients(count: int, apart: bool) -> None:
     pytest.importorskip("triton", reason="torch's CPU builds come without Triton")
     from goku.nn.fused import Fused
 
@@ -38,7 +39,8 @@ def test_projections_compile_with_and_without_gradients(count: int) -> None:
     linears = [torch.nn.Linear(8, 8, bias=False) for _ in range(count)]
 
     def total(x_ND: Tensor) -> Tensor:
-        return torch.stack([y_ND.square().sum() for y_ND in rows.project(x_ND, *linears)]).sum()
+        made = map(rows.projector(x_ND), linears) if apart else rows.project(x_ND, *linears)
+        return torch.stack([y_ND.square().sum() for y_ND in made]).sum()
 
     compiled = torch.compile(total, backend="aot_eager", dynamic=True, fullgraph=True)
     expected = total(x_ND)
