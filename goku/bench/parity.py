@@ -91,6 +91,7 @@ def cases(world: int, precisions: Sequence[str] = tuple(BOUNDS)) -> list[Case]:
         for engine in ("deepspeed", "fsdp2")
         if degree % context == 0
     ]
+    sharings += [{**way, "overlap": "on"} for way in sharings if way["engine"] == "fsdp2"]
     return [
         Case(f"{precision}, " + ", ".join(f"{k} {v}" for k, v in way.items()), settings)
         for precision in precisions

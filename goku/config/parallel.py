@@ -16,6 +16,8 @@ class ParallelConfig(Section):
     sequence: int = Field(1, gt=0)  # ranks that share a pack's tokens; use the least that fits
     # of them, how many hold the same heads and gather each other's keys; the others trade heads
     context: int = Field(1, gt=0)
+    # whether exchanges of heads and keys travel beside the projections; off until it was measured
+    overlap: Literal["on", "off"] = "off"
     # what shards state and reduces gradients; presets of 2b and 8b take fsdp2, the faster one
     engine: Literal["deepspeed", "fsdp2"] = "deepspeed"
     # 0 is left out: with bf16 its first update is wrong. fsdp2 has no 1: it always cuts gradients
@@ -62,6 +64,16 @@ class ParallelConfig(Section):
                 f"parallel.context={self.context}",
                 f"it must divide parallel.sequence={self.sequence}",
                 "Use the least that leaves every rank whole heads; 1 where they divide.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_has_exchanges(self) -> Self:
+        if self.overlap == "on" and self.sequence == 1:
+            raise ConfigError(
+                "parallel.overlap=on",
+                "with parallel.sequence=1 ranks exchange neither heads nor keys",
+                "Set parallel.sequence above 1, or leave parallel.overlap out.",
             )
         return self
 

@@ -4,12 +4,13 @@ Queries and keys pass an RMSNorm over the FULL width, before the split into head
 of the published block are kept: cross-attention turns its query by RoPE but not its key, and it
 reads the raw text features. `attend` may be replaced on a finished model: that is where a GPU's
 kernels and, in self-attention, sequence parallelism enter; it is asked by the whole pack's spans.
+With a `send` beside it, it is called with what that made of queries, keys and values.
 """
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from goku.nn.attend import Attend, attend
+from goku.nn.attend import Attend, Send, attend
 from goku.nn.layout import Layout
 from goku.nn.norm import RMSNorm
 from goku.nn.rope import Rotation
@@ -29,18 +30,34 @@ class SelfAttention(nn.Module):
         self.query_norm = RMSNorm(width)
         self.key_norm = RMSNorm(width)
         self.attend: Attend = attend
+        self.send: Send | None = None
         self.rowwise: Rowwise = PLAIN
 
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> Tensor:
         """Mix the tokens of each segment: [N, D] to [N, D]."""
+        send = self.send
+        made = self._made(x_ND, rotation) if send is None else self._sent(x_ND, rotation, send)
+        o_NAK = self.attend(*made, layout.query_spans, layout.full_spans)
+        (out_ND,) = self.rowwise.project(o_NAK.flatten(1), self.out)
+        return out_ND
+
+    def _made(self, x_ND: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, whose products may be fused."""
         rows, heads = self.rowwise, self.heads
         q_ND, k_ND, v_ND = rows.project(x_ND, self.query, self.key, self.value)
         q_NAK = rows.rotate(q_ND, self.query_norm, rotation, heads)
         k_NAK = rows.rotate(k_ND, self.key_norm, rotation, heads)
-        v_NAK = rearrange(v_ND, "n (a k) -> n a k", a=heads)
-        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, layout.query_spans, layout.full_spans)
-        (out_ND,) = rows.project(o_NAK.flatten(1), self.out)
-        return out_ND
+        return q_NAK, k_NAK, rearrange(v_ND, "n (a k) -> n a k", a=heads)
+
+    def _sent(self, x_ND: Tensor, rotation: Rotation, send: Send) -> tuple[Tensor, Tensor, Tensor]:
+        """What `send` made of each as soon as it was there; values first, which nothing turns."""
+        rows, heads = self.rowwise, self.heads
+        project = rows.projector(x_ND)
+        v_NAK = send(rearrange(project(self.value), "n (a k) -> n a k", a=heads), keys=True)
+        k_NAK = rows.rotate(project(self.key), self.key_norm, rotation, heads)
+        k_NAK = send(k_NAK, keys=True)
+        q_NAK = rows.rotate(project(self.query), self.query_norm, rotation, heads)
+        return send(q_NAK, keys=False), k_NAK, v_NAK
 
 
 class CrossAttention(nn.Module):

@@ -6,6 +6,7 @@ from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
+from goku.parallel.overlap import overlap
 from goku.parallel.sequence import partners, share_tokens
 from goku.parallel.tune import Typical, finish_blocks, take_kernels
 
@@ -30,6 +31,8 @@ def parallelize(
     # 2. Sequence parallelism, while the blocks are plain modules whose parts can be replaced.
     if mesh.sequence > 1:
         share_tokens(model, partners(mesh))
+        if config.overlap == "on":
+            overlap(model)
     # 3. Recomputation around a block's whole forward, and compilation around both.
     if typical is not None:
         finish_blocks(model, config, typical, mesh)

@@ -53,6 +53,15 @@ def gather_tokens(x_NAK: Tensor, group: Group) -> Tensor:
     return out_NAK
 
 
+def sum_tokens(x_NAK: Tensor, group: Group) -> Tensor:
+    """What all ranks have for each token, summed where it is: [N, A, K] to [N/p, A, K].
+
+    The gradient of `gather_tokens`, summed in at least fp32.
+    """
+    mine_NAK: Tensor = _sum_rows(x_NAK.contiguous(), *group)
+    return mine_NAK
+
+
 def _group(name: str) -> dist.ProcessGroup:
     """An operator takes no process groups, only their names."""
     return _resolve_process_group(GroupName(name))

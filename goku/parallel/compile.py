@@ -7,6 +7,7 @@ An operator's fake must read sizes from `shape`: `len` would bind the graph to t
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,16 +17,21 @@ from torch.fx.experimental import _config as symbolic
 # blocks would go on uncompiled.
 _MOST_GRAPHS = 64
 
+# inductor moves waits to right behind their starts where that takes less memory
+_IN_ORDER: dict[str, Any] = {"reorder_for_peak_memory": False}
 
-def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+
+def compile_blocks(blocks: Iterable[nn.Module], *, in_order: bool = False) -> None:
     """Replace each block's forward by a compiled one. After this its parts must not be replaced.
 
-    Sizes that happen to be equal in the first pack are not taken for one and the same.
+    Sizes that happen to be equal in the first pack are not taken for one and the same. `in_order`:
+    exchanges start and end where the program says, whatever memory that takes.
     """
     symbolic.use_duck_shape = False
     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+    options = _IN_ORDER if in_order else None
     for block in blocks:
-        block.forward = torch.compile(block.forward, dynamic=True)
+        block.forward = torch.compile(block.forward, dynamic=True, options=options)
 
 
 def graphs() -> int:

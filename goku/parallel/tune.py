@@ -78,7 +78,7 @@ def finish_blocks(
     recompute.recompute(blocks, policy)
     compiled = compiles(config, on_gpu=on_gpu)
     if compiled:
-        compile_blocks(blocks)
+        compile_blocks(blocks, in_order=config.overlap == "on")
     if "offload" in (policy.keep, policy.others):
         lane = Lane(mesh.device, planned.host_bytes if planned else 0)
         offload(blocks, policy, lane, compiled=compiled)

@@ -5,6 +5,6 @@ segment. A segment without keys gives zeros. `goku.nn.attend.choose` says which 
 """
 
 from goku.nn.attend.native import attend
-from goku.nn.attend.ops import Attend
+from goku.nn.attend.ops import Attend, Send
 
-__all__ = ["Attend", "attend"]
+__all__ = ["Attend", "Send", "attend"]

@@ -7,7 +7,7 @@ names of all operators are in `SAVED`: recomputation may keep their results.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,16 @@ Backward = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Segments], tuple[Tensor, Tensor, Tensor]
 ]
 Attend = Callable[[Tensor, Tensor, Tensor, Spans, Spans], Tensor]
+
+
+class Send(Protocol):
+    """What an `Attend` may ask to be given beforehand, one by one and as soon as it is made.
+
+    It hands out what that `Attend` must be called with in place of x, and nobody else may read.
+    """
+
+    def __call__(self, x_NAK: Tensor, *, keys: bool) -> Tensor:
+        """Take queries, or else keys or values: [N, A, K]."""
 
 
 def operator(name: str, forward: Forward, backward: Backward) -> Attend:

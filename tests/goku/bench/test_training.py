@@ -18,6 +18,8 @@ CASES: list[dict[str, Any]] = [
     {"sequence": 2},
     {"sequence": 2, "engine": "fsdp2"},
     {"sequence": 2, "engine": "fsdp2", "zero_stage": 3},
+    {"sequence": 2, "engine": "fsdp2", "zero_stage": 3, "overlap": "on"},
+    {"sequence": 2, "zero_stage": 3, "overlap": "on"},
     {"sequence": 2, "engine": "fsdp2", "replicas": 2},
 ]
 ENGINES = [{"engine": "fsdp2"}, {"engine": "deepspeed"}]

@@ -14,6 +14,7 @@ from goku.model.init import build
 from goku.nn.layout import Layout
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import connect
+from goku.parallel.overlap import overlap
 from goku.parallel.sequence import partners, shard, share_tokens
 from tests.ranks import run_ranks
 
@@ -78,7 +79,9 @@ def run(
     }
 
 
-def on_ranks(world: int, sharings: list[tuple[int, int]]) -> dict[Any, dict[str, Any]]:
+def on_ranks(
+    world: int, sharings: list[tuple[int, int]], overlapped: bool
+) -> dict[Any, dict[str, Any]]:
     results = {}
     for degree, context in sharings:
         config = ParallelConfig(processes_per_node=world, sequence=degree, context=context)
@@ -87,6 +90,8 @@ def on_ranks(world: int, sharings: list[tuple[int, int]]) -> dict[Any, dict[str,
         for dtype in DTYPES:
             model = model_of(dtype)
             share_tokens(model, groups)
+            if overlapped:
+                overlap(model)
             for name in PACKS:
                 result = run(model, pack_of(name, dtype), mesh.sequence_rank, degree, context)
                 results[degree, context, dtype, name] = result
@@ -94,11 +99,12 @@ def on_ranks(world: int, sharings: list[tuple[int, int]]) -> dict[Any, dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("overlapped", [False, True], ids=["in turn", "overlapped"])
 @pytest.mark.parametrize(("world", "sharings"), [(4, SHARINGS), (8, [(8, 2)])])
 def test_outputs_losses_and_all_gradients_equal_one_process(
-    world: int, sharings: list[tuple[int, int]]
+    world: int, sharings: list[tuple[int, int]], overlapped: bool
 ) -> None:
-    ranks = run_ranks(on_ranks, world, world, sharings)
+    ranks = run_ranks(on_ranks, world, world, sharings, overlapped)
     for dtype, tolerance in zip(DTYPES, (1e-10, 1e-5), strict=True):
         model = model_of(dtype)
         for name in PACKS:
