@@ -47,6 +47,8 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
 def _value(assignment: str, text: str) -> Any:
     if text.lower() == "none":
         return None
+    if text in ("on", "off"):  # YAML 1.1 reads booleans; pydantic makes them where they are meant
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -4,6 +4,8 @@ import pytest
 
 from goku.config import ConfigError, RunConfig
 from goku.config.overrides import parse
+from goku.config.parallel import ParallelConfig
+from goku.config.sampling import SamplingConfig
 from goku.config.section import keys
 
 
@@ -14,6 +16,8 @@ from goku.config.section import keys
         ("training.learning_rate=5e-5", "5e-5"),  # YAML 1.1 reads a string; pydantic a float
         ("data.image_share=0.25", 0.25),
         ("sampling.ema=false", False),
+        ("parallel.compile=off", "off"),
+        ("sampling.ema=off", "off"),  # YAML 1.1 reads False; pydantic makes that of it
         ("data.latents=none", None),
         ("data.latents=None", None),
         ("data.latents=", None),
@@ -24,6 +28,12 @@ from goku.config.section import keys
 def test_values(text: str, value: object) -> None:
     section, key = text.partition("=")[0].split(".")
     assert parse([text]) == {section: {key: value}}
+
+
+def test_on_and_off_are_words_where_those_are_meant_and_booleans_elsewhere() -> None:
+    given = parse(["parallel.compile=off", "sampling.ema=off"])
+    assert ParallelConfig.build(given["parallel"]).compile == "off"
+    assert SamplingConfig.build(given["sampling"]).ema is False
 
 
 def test_later_assignments_win_and_sections_join() -> None:
