@@ -19,7 +19,10 @@ _LIBRARY: Any = torch.library.Library("goku", "FRAGMENT")  # type: ignore[no-unt
 
 
 def operator(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """The operator goku::name. `fake` gives outputs of the right shapes, with nothing in them."""
+    """The operator goku::name. `fake` gives outputs of the right shapes, with nothing in them.
+
+    It reads sizes from `shape`: len() of a tensor binds a compiled block to that one size.
+    """
     schema = torch.library.infer_schema(kernel, mutates_args=())
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")

@@ -2,7 +2,6 @@
 
 Token, text and segment counts are dynamic, and segments enter as tensors, so packs of any make-up
 run the same graph. The one exception is a pack of a single segment: sizes of 1 are compiled apart.
-An operator's fake must read sizes from `shape`: `len` would bind the graph to the size it meets.
 """
 
 import sys

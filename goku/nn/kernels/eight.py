@@ -65,7 +65,7 @@ def activate(x_NH: Tensor, bias_H: Tensor, *, biased: bool) -> tuple[Tensor, Ten
 
 def _room(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     y_ND = torch.empty_like(x_ND, dtype=torch.float8_e4m3fn)
-    return y_ND, x_ND.new_empty(len(x_ND), 1, dtype=torch.float32)
+    return y_ND, x_ND.new_empty(x_ND.shape[0], 1, dtype=torch.float32)
 
 
 def _shape(width: int) -> dict[str, int]:

@@ -5,6 +5,7 @@ A program of its own, because Triton decides when it is first imported whether i
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,16 @@ from goku.nn.layout import Layout
 from goku.nn.norm import LayerNorm, RMSNorm
 from goku.nn.rope import Rotation
 from goku.nn.rowwise import PLAIN, Rowwise, use
+from goku.parallel.compile import compile_blocks
 from tests.goku.model.packs import packed, random_model, samples
+from tests.goku.nn import by_hand
 
 D, HEADS = 24, 2  # no power of two: the kernels mask
 LAYOUT = Layout.build([(1, 3, 7), (1, 1, 1), (2, 3, 3)], [1, 1, 1])
 N, S = LAYOUT.tokens, LAYOUT.segments
+CONFIG = ModelConfig(
+    layers=2, width=32, heads=2, text_width=24, latent_channels=3, timestep_width=10
+)
 
 Case = Callable[[Rowwise, dict[str, Tensor]], tuple[Tensor, ...]]
 
@@ -152,20 +158,38 @@ class Eight:
 
 def check_model() -> None:
     """A whole model, and a pack with a segment of padding."""
-    config = ModelConfig(
-        layers=2, width=32, heads=2, text_width=24, latent_channels=3, timestep_width=10
-    )
     found = []
     for rows in (Fused(), PLAIN):
-        model = random_model(config, torch.float32)
+        model = random_model(CONFIG, torch.float32)
         use(model, rows)
-        velocity_NP = packed(model, samples(config), multiple=16)
+        velocity_NP = packed(model, samples(CONFIG), multiple=16)
         velocity_NP.square().sum().backward()
         grads = {name: p.grad for name, p in model.named_parameters()}
         found.append({"velocity": velocity_NP.detach(), **grads})
     for name, expected in found[1].items():
         error = (found[0][name] - expected).norm() / expected.norm()
         assert error < 1e-4, f"{name}: {error}"
+
+
+def check_compiled() -> None:
+    """Compiled blocks have the gradients of eager ones, for packs of any lengths."""
+    torch.compile = partial(torch.compile, backend="aot_eager")  # inductor needs a compiler of C
+    models = [random_model(CONFIG, torch.float32) for _ in range(2)]
+    for model in models:
+        use(model, Fused())
+        for block in model.blocks:
+            block.attention.attend = block.text_attention.attend = by_hand.attend
+    compile_blocks(models[1].blocks)
+    for lengths in ([9, 21, 6, 15], [14, 5, 22], [11]):
+        layout = Layout.build([(1, 1, n) for n in lengths], [3 + n % 5 for n in lengths])
+        x_NP = torch.randn(layout.tokens, CONFIG.token_width)
+        given = torch.rand(len(lengths)), torch.randn(sum(layout.text_lengths), CONFIG.text_width)
+        grads = []
+        for model in models:
+            model.zero_grad()
+            model(x_NP, *given, layout).square().sum().backward()
+            grads.append([p.grad for p in model.parameters()])
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 def allow_loops_over_loaded_bounds() -> None:
@@ -200,4 +224,5 @@ if __name__ == "__main__":
     for name in ("project", "one_by_one", "mlp"):
         check(f"{name} in 8 bits", cases()[name], Fused(eight=True), Eight())
     check_model()
+    check_compiled()
     print("equal")
