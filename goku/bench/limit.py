@@ -38,7 +38,7 @@ class Limit:
         sequence: int = 1,
         context: int = 1,
     ) -> None:
-        """What one of `sequence` ranks that share the pack, in `context` runs, has to compute."""
+        """What one of `sequence` ranks that cut up these samples, in `context` runs, computes."""
         self._layers = model.layers
         device = torch.device("cuda", torch.cuda.current_device())
         width, hidden = model.width, model.mlp_ratio * model.width

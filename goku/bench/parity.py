@@ -1,8 +1,9 @@
 """The parity doctor: every way to spread a step gives the gradients of one plain process.
 
 One step of a small model runs under each engine and each sharing of tokens, on the same packs,
-weights and timesteps. A parameter's gradient is read from Adam's first moment, which after one
-step is (1 - beta1) times it: so what is compared went through every exchange and scaling.
+weights and timesteps. Packs are such that all degrees of sharing occur. A parameter's gradient is
+read from Adam's first moment, which after one step is (1 - beta1) times it: so what is compared
+went through every exchange and scaling.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,9 @@ from goku.bench.step import model_of
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
+from goku.data.degrees import Division, Sharing
 from goku.flow.loss import sample_losses
-from goku.nn.layout import Grid, Layout
+from goku.nn.layout import Grid, Layout, rows_of
 from goku.nn.rowwise import PLAIN, use
 from goku.parallel.apply import parallelize
 from goku.parallel.engine import Engine
@@ -26,12 +28,13 @@ from goku.parallel.tune import Typical
 
 MODEL = ModelConfig(layers=2, width=512, heads=8, text_width=128)
 BOUNDS = {"fp32": 1e-5, "bf16": 3e-2}  # of a parameter's gradient, as ||found - expected|| / ||.||
-_GRIDS: list[list[Grid]] = [
+GRIDS: list[list[Grid]] = [
     [(3, 4, 6), (1, 4, 6), (1, 3, 3)],
-    [(1, 4, 6)] * 5,
+    [(1, 4, 6), (1, 6, 4)] * 4,
     [(5, 4, 6)],
-    [(2, 3, 3), (1, 4, 6), (2, 4, 6)],
+    [(3, 4, 6), (1, 1, 5), (3, 3, 8)],
 ]
+_PACK_TOKENS = 192  # of the longest
 _TEXT = 9  # tokens of the first sample of a pack; each later one has 4 more
 _TRAINING = TrainingConfig(clip_norm=1e9, weight_decay=0.0)
 
@@ -71,6 +74,16 @@ class _Pack(NamedTuple):
     t_S: Tensor
     text_MY: Tensor
 
+    def only(self, numbers: Sequence[int]) -> "_Pack":
+        lengths = self.layout.lengths
+        return _Pack(
+            self.layout.only(numbers),
+            rows_of(numbers, self.x_NP, lengths),
+            rows_of(numbers, self.target_NP, lengths),
+            self.t_S[list(numbers)],
+            rows_of(numbers, self.text_MY, self.layout.text_lengths),
+        )
+
 
 def cases(world: int, precisions: Sequence[str] = tuple(BOUNDS)) -> list[Case]:
     """Every engine alone, and every sharing of tokens that this many ranks allow."""
@@ -92,6 +105,9 @@ def cases(world: int, precisions: Sequence[str] = tuple(BOUNDS)) -> list[Case]:
         if degree % context == 0
     ]
     sharings += [{**way, "overlap": "on"} for way in sharings if way["engine"] == "fsdp2"]
+    sharings += [
+        {"engine": "fsdp2", "sequence": degree, "sequence_degree": "full"} for degree in degrees
+    ]
     return [
         Case(f"{precision}, " + ", ".join(f"{k} {v}" for k, v in way.items()), settings)
         for precision in precisions
@@ -125,7 +141,7 @@ def _judge(
     engine = parallelize(model, config, _TRAINING, mesh, len(mine), typical=typical)
     total = torch.zeros((), dtype=torch.float64)
     for pack in mine:
-        part = _loss(engine.module, pack, mesh)
+        part = _loss(engine.module, pack, divided(pack.layout.lengths, config), mesh)
         engine.backward(part * mesh.sequence)
         total += part.detach().double().cpu() / len(packs)
     engine.step(0.0)
@@ -160,19 +176,7 @@ def _worst(by_rank: list[dict[str, float]], gradients: dict[str, Tensor]) -> tup
 
 def _packed_against_single(pack: _Pack, mesh: Mesh) -> Verdict:
     """The mean loss over a pack's samples, against each sample in a pack of its own."""
-    lengths, text_lengths = pack.layout.lengths, pack.layout.text_lengths
-    singles = [
-        _Pack(Layout.build([grid], [text], mesh.device), x_NP, target_NP, t_1, text_LY)
-        for grid, text, x_NP, target_NP, t_1, text_LY in zip(
-            _GRIDS[0],
-            text_lengths,
-            torch.split(pack.x_NP, list(lengths)),
-            torch.split(pack.target_NP, list(lengths)),
-            torch.split(pack.t_S, 1),
-            torch.split(pack.text_MY, list(text_lengths)),
-            strict=True,
-        )
-    ]
+    singles = [pack.only([number]) for number in range(pack.layout.segments)]
     loss, gradients = _alone(singles, "fp32", mesh)
     found, others = _alone([pack], "fp32", mesh)
     squares = {n: float((others[n] - g).double().square().sum()) for n, g in gradients.items()}
@@ -188,28 +192,32 @@ def _alone(packs: list[_Pack], precision: str, mesh: Mesh) -> tuple[Tensor, dict
         model = model.bfloat16().float()
     use(model, PLAIN)
     alone = Mesh(0, 1, 1, 1, None, mesh.device)
-    loss = torch.stack([_loss(model, pack, alone) for pack in packs]).mean()
+    parts = [_loss(model, pack, divided(pack.layout.lengths), alone) for pack in packs]
+    loss = torch.stack(parts).mean()
     torch.autograd.backward(loss)
     return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def _loss(module: nn.Module, pack: _Pack, mesh: Mesh) -> Tensor:
+def divided(lengths: Sequence[int], config: ParallelConfig | None = None) -> Division:
+    """Who computes which samples; without a configuration one process takes them all."""
+    sharing = Sharing.of(config, _PACK_TOKENS, float) if config else Sharing.alone(float)
+    return sharing.divide(lengths)
+
+
+def _loss(module: nn.Module, pack: _Pack, division: Division, mesh: Mesh) -> Tensor:
     """This rank's part of the mean over the pack's samples."""
+    own = pack.only(division.part(mesh.sequence_rank))
     mine = shard(
-        pack.layout,
-        [pack.x_NP, pack.target_NP],
-        [pack.t_S],
-        rank=mesh.sequence_rank,
-        degree=mesh.sequence,
-        context=mesh.context,
+        own.layout, [own.x_NP, own.target_NP], [own.t_S], place=mesh.place(division.degree)
     )
-    v_NP = module(mine.tokens[0], mine.segments[0], pack.text_MY, mine.layout)
-    return sample_losses(v_NP, mine.tokens[1], mine.layout)[: len(pack.t_S)].mean()
+    v_NP = module(mine.tokens[0], mine.segments[0], own.text_MY, mine.layout)
+    losses_S = sample_losses(v_NP, mine.tokens[1], mine.layout)[: len(own.t_S)]
+    return losses_S.sum() / len(pack.t_S)
 
 
 def _pack(index: int, device: torch.device) -> _Pack:
     """The same on every rank, drawn on the CPU: what a rank computes does not depend on it."""
-    grids = _GRIDS[index % len(_GRIDS)]
+    grids = GRIDS[index % len(GRIDS)]
     layout = Layout.build(grids, [_TEXT + 4 * n for n in range(len(grids))], device)
     generator = torch.Generator().manual_seed(index)
 

@@ -1,8 +1,12 @@
 """The packs that are measured: fixed, so that numbers of different days can be compared."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
+from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
+from goku.data.degrees import Division, Sharing
+from goku.model.flops import forward_flops
 from goku.nn.layout import Layout
 
 TEXT = 256  # text tokens of every sample, where nothing else is said
@@ -29,6 +33,18 @@ class Pack(NamedTuple):
     def layout(self) -> Layout:
         """On the CPU, every sample a row of tokens."""
         return Layout.build([(1, 1, n) for n in self.lengths], self.text_lengths)
+
+    def only(self, numbers: Sequence[int]) -> Self:
+        """With the samples of these numbers alone."""
+        return self._replace(lengths=tuple(self.lengths[n] for n in numbers))
+
+    def divided(self, model: ModelConfig, parallel: ParallelConfig) -> Division:
+        """Who computes which samples, as in a run whose packs have so many tokens at most."""
+
+        def cost(tokens: int) -> float:
+            return float(forward_flops(model, [tokens], [self.text]))
+
+        return Sharing.of(parallel, self.tokens, cost).divide(self.lengths)
 
     def parallel(self, **settings: Any) -> ParallelConfig:
         """The settings of a run with this pack: on one GPU and compiled, but for what is given."""

@@ -1,8 +1,9 @@
 """Whole training steps on all ranks: what an engine and sequence parallelism leave of the limit.
 
 Inside a step: forward, loss, backward, the exchanges of gradients and weights, clipping, AdamW and
-the average. Every data rank has a pack of its own; ranks of a sequence group share one. The limit
-is that of one rank's own kernels, so what is lost to exchanges shows.
+the average. Every data rank has a pack of its own; ranks of a sequence group share one, and as many
+of them cut up its samples as in a run. The limit is that of one rank's own kernels, so what is lost
+to exchanges shows.
 """
 
 import gc
@@ -21,6 +22,7 @@ from goku.bench.step import model_of
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
+from goku.data.degrees import Division
 from goku.flow.loss import sample_losses
 from goku.model.flops import step_flops
 from goku.nn.layout import Layout
@@ -43,6 +45,7 @@ class Trained:
     step_ms: float
     limit_ms: float
     ratio: float
+    degree: int  # ranks that cut up each sample
     tflops: float  # for each GPU
     tokens_per_second: float  # of all GPUs
     peak_bytes: int  # of the rank with most
@@ -52,6 +55,8 @@ class Trained:
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in self.parallel.items())
+        if "sequence" in self.parallel:
+            settings += f", degree {self.degree}"
         return (
             f"{self.pack}, {self.layers} blocks, {settings}: step {self.step_ms:.1f} ms, "
             f"limit {self.limit_ms:.1f} ms, ratio {self.ratio:.3f}, "
@@ -72,10 +77,11 @@ class _Sample(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What this rank holds of a micro-batch of so many samples; their text is whole."""
+    """What this rank holds of a micro-batch of so many samples; the text of its own is whole."""
 
     held: Shard
     text_MY: Tensor
+    own: Tensor  # int64, on the device: the numbers of its samples among them
     samples: int
 
 
@@ -112,7 +118,12 @@ class TrainingStep:
         self._averages = [master.clone() for master in self._masters]
 
         samples = _draw(config, pack, mesh)
-        self._batches = [_together([samples[n] for n in numbers], mesh) for numbers in batches]
+        self._batches = [
+            _together(
+                [samples[n] for n in numbers], pack.only(numbers).divided(config, parallel), mesh
+            )
+            for numbers in batches
+        ]
         order = torch.tensor([n for numbers in batches for n in numbers]).argsort()
         self._order = order.to(mesh.device)
 
@@ -130,10 +141,12 @@ class TrainingStep:
         """Add the gradients of a micro-batch's part of the mean over all samples; its losses."""
         (x_NP, target_NP), layout = batch.held.tokens, batch.held.layout
         v_NP = self.engine.module(x_NP, batch.held.segments[0], batch.text_MY, layout)
-        losses_S = sample_losses(v_NP, target_NP, layout)[: batch.samples]
+        own_S = sample_losses(v_NP, target_NP, layout)[: len(batch.own)]
         weight = len(self._batches) / len(self._order)  # the engine takes a mean over micro-batches
-        self.engine.backward(losses_S.sum() * weight * self._mesh.sequence)
-        return losses_S.detach()
+        self.engine.backward(own_S.sum() * weight * self._mesh.sequence)
+        losses_S = own_S.new_zeros(batch.samples)
+        losses_S[batch.own] = own_S.detach()
+        return losses_S
 
     def milliseconds(self) -> float:
         """Of one step that all ranks begin together."""
@@ -175,9 +188,9 @@ def measure(
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated()
     kernel = getattr(attend, "attend", attend)  # within the exchanges of sequence parallelism
-    limit = Limit(
-        model, pack, kernel, attend_text, sequence=parallel.sequence, context=parallel.context
-    )
+    division = pack.divided(model, parallel)
+    own, place = pack.only(division.part(mesh.sequence_rank)), mesh.place(division.degree)
+    limit = Limit(model, own, kernel, attend_text, sequence=place.degree, context=place.context)
     limit.run()
     steps, passes = [], []
     for _ in range(rounds):
@@ -196,6 +209,7 @@ def measure(
         step_ms=step_ms,
         limit_ms=limit_ms,
         ratio=limit_ms / step_ms,
+        degree=division.degree,
         tflops=flops / step_ms / 1e9,
         tokens_per_second=1e3 * pack.tokens * mesh.data / step_ms,
         peak_bytes=int(most),
@@ -229,16 +243,17 @@ def _draw(config: ModelConfig, pack: Pack, mesh: Mesh) -> list[_Sample]:
     return [_Sample(*part) for part in parts]
 
 
-def _together(samples: Sequence[_Sample], mesh: Mesh) -> _Batch:
+def _together(together: Sequence[_Sample], division: Division, mesh: Mesh) -> _Batch:
     """This rank's part of samples that are computed together."""
+    own = division.part(mesh.sequence_rank)
+    samples = [together[n] for n in own]
     grids = [(1, 1, len(sample.x_NP)) for sample in samples]
     layout = Layout.build(grids, [len(sample.text_MY) for sample in samples])
     held = shard(
         layout.to(mesh.device),
         [torch.cat([s.x_NP for s in samples]), torch.cat([s.target_NP for s in samples])],
         [torch.cat([s.t_1 for s in samples])],
-        rank=mesh.sequence_rank,
-        degree=mesh.sequence,
-        context=mesh.context,
+        place=mesh.place(division.degree),
     )
-    return _Batch(held, torch.cat([s.text_MY for s in samples]), len(samples))
+    text_MY = torch.cat([s.text_MY for s in samples])
+    return _Batch(held, text_MY, torch.tensor(own, device=mesh.device), len(together))

@@ -1,11 +1,14 @@
 """How the work is spread: nodes, processes, engine, sequence parallelism, precision."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from goku.config.errors import ConfigError
 from goku.config.section import Section
+
+_SLACK = 1 / 8  # of a rank's tokens: samples that stay whole do not fill all ranks alike
 
 
 class ParallelConfig(Section):
@@ -16,6 +19,9 @@ class ParallelConfig(Section):
     sequence: int = Field(1, gt=0)  # ranks that share a pack's tokens; use the least that fits
     # of them, how many hold the same heads and gather each other's keys; the others trade heads
     context: int = Field(1, gt=0)
+    # ranks that cut up each sample of a pack: the least of those that fit and make nobody wait for
+    # others longer than exchanging takes, pack by pack; or always all, the full `sequence`
+    sequence_degree: Literal["least", "full"] = "least"
     # whether exchanges of heads and keys travel beside the projections; off until it was measured
     overlap: Literal["on", "off"] = "off"
     # what shards state and reduces gradients; presets of 2b and 8b take fsdp2, the faster one
@@ -45,6 +51,20 @@ class ParallelConfig(Section):
     def data(self) -> int:
         """Data-parallel degree: ranks that see different samples."""
         return self.world_size // self.sequence
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Ranks that may share a sample, rising: divisors of `sequence` that leave whole heads."""
+        if self.sequence_degree == "full":
+            return (self.sequence,)
+        heads = self.sequence // self.context
+        divisors = (d for d in range(1, self.sequence + 1) if self.sequence % d == 0)
+        return tuple(d for d in divisors if heads % d == 0 or d % heads == 0)
+
+    def rank_tokens(self, pack_tokens: int) -> int:
+        """The most tokens of a pack that a rank computes, with slack where samples stay whole."""
+        slack = _SLACK if self.sequence > 1 and self.sequence_degree == "least" else 0
+        return math.ceil((1 + slack) * pack_tokens / self.sequence)
 
     @model_validator(mode="after")
     def _sequence_divides(self) -> Self:

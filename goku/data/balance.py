@@ -68,15 +68,19 @@ def even(
     def total(pack: Sequence[int]) -> float:
         return sum(costs[ordinal] for ordinal in pack)
 
-    dealt = _dealt(costs, tokens_of, packs=len(packs), budget=budget)
+    dealt = deal(costs, tokens_of, packs=len(packs), budget=budget)
     if dealt is None or max(map(total, dealt)) >= max(map(total, packs)):
         dealt = list(packs)
     return tuple(sorted(dealt, key=lambda pack: (-total(pack), pack)))
 
 
-def _dealt(
+def deal(
     costs: Mapping[int, float], tokens_of: Callable[[int], int], *, packs: int, budget: int
 ) -> list[Pack] | None:
+    """Each sample, the dearest first, to the cheapest pack with room; None where one finds none.
+
+    Also where a pack would stay empty. `costs` are those of the samples by ordinal.
+    """
     members: list[list[int]] = [[] for _ in range(packs)]
     room = [budget] * packs
     spent = [(0.0, place) for place in range(packs)]  # a heap: the cheapest pack first
@@ -105,12 +109,15 @@ def _cheapest(
     return place
 
 
-def imbalance(packs: Sequence[Pack], cost_of: Callable[[int], float], *, ranks: int) -> float:
+def imbalance(times: Sequence[float], *, ranks: int, even: Sequence[float] | None = None) -> float:
     """Time of a step over what it would be if no rank waited, max / mean: 1 is perfect.
 
-    Pack j is rank j % ranks'; ranks wait for one another after each of their packs.
+    `times` are those of the packs, of which pack j is rank j % ranks'; ranks wait for one another
+    after each of their packs. `even` are the times where nobody waits within a pack either.
     """
-    costs = [sum(map(cost_of, pack)) for pack in packs]
-    starts = [*range(0, len(costs), ranks), len(costs)]
-    turns = [costs[start:stop] for start, stop in pairwise(starts)]
-    return sum(map(max, turns)) / sum(map(fmean, turns))
+    starts = [*range(0, len(times), ranks), len(times)]
+
+    def turns(values: Sequence[float]) -> list[Sequence[float]]:
+        return [values[start:stop] for start, stop in pairwise(starts)]
+
+    return sum(map(max, turns(times))) / sum(map(fmean, turns(even or times)))

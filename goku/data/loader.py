@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import islice, tee
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -20,13 +21,14 @@ from goku.config.errors import ConfigError
 from goku.contract.store import patiently
 from goku.data import balance, packing
 from goku.data.balance import Cost
+from goku.data.degrees import Division, Sharing
 from goku.data.encoding import Sample
 from goku.data.packing import Pack
 from goku.data.prefetch import ahead, beside
 from goku.data.records import Kind
 from goku.data.source import Entry, Source
 from goku.data.stream import Stream, kinds, unit
-from goku.nn.layout import Layout
+from goku.nn.layout import Layout, rows_of
 from goku.nn.patch import patchify
 
 # How long training waits for samples while the store is away. Half of a step's budget of silence:
@@ -43,6 +45,24 @@ class Batch:
     layout: Layout
     ordinals: tuple[int, ...]  # of its samples in the stream; in validation, in the held-out set
     reference_NP: Tensor | None  # the first frame's latent at every frame; only for I2V
+    division: Division  # who of the ranks that share the pack computes which samples
+
+    def only(self, numbers: Sequence[int]) -> "Batch":
+        """The samples with these numbers in the pack, whose division they keep."""
+        layout = self.layout
+        if len(numbers) == layout.segments:
+            return self
+        reference_NP = self.reference_NP
+        if reference_NP is not None:
+            reference_NP = rows_of(numbers, reference_NP, layout.lengths)
+        return Batch(
+            x_NP=rows_of(numbers, self.x_NP, layout.lengths),
+            text_MY=rows_of(numbers, self.text_MY, layout.text_lengths),
+            layout=layout.only(numbers),
+            ordinals=tuple(self.ordinals[n] for n in numbers),
+            reference_NP=reference_NP,
+            division=self.division,
+        )
 
 
 class StepBatch(NamedTuple):
@@ -55,12 +75,14 @@ class StepBatch(NamedTuple):
     tokens: int  # in the step, over all ranks
     samples_seen: int  # in the run, this step included: where a resume goes on
     imbalance: float = 1.0  # expected time of the step over that of even ranks
+    degree: float = 1.0  # ranks that cut up each sample, the mean over the step's packs
 
 
 class _Plan(NamedTuple):
     """A step before anything of it is loaded: the same on every rank."""
 
     packs: tuple[Pack, ...]
+    divisions: tuple[Division, ...]  # of the packs
     samples: int
     tokens: int
     samples_seen: int
@@ -81,10 +103,12 @@ class Loader:
         holdout: int = 0,
         image_conditioned: bool = False,
         cost: Cost | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         """`holdout` samples, chosen by hash of the clip's id, are kept for validation.
 
         By their `cost` samples are dealt to the packs of a step; without one they stay in order.
+        What ranks do together with a pack is `sharing`'s; without it a rank has a pack to itself.
 
         Raises ConfigError when a sample is larger than a pack or not cut evenly by the patch,
         when a kind that `image_share` asks for is missing, or when the holdout leaves none of it;
@@ -96,6 +120,7 @@ class Loader:
         self._data_rank, self._data_ranks = data_rank, data_ranks
         self._image_conditioned = image_conditioned
         self._cost: Cost | None = cache(cost) if cost else None  # of a few lengths, many times
+        self._sharing = sharing or Sharing.alone(self._cost or float)
         _check_entries(source.entries, config, patch)
         self._held: list[int] = []
         self._streamed: dict[Kind, list[int]] = {}
@@ -124,12 +149,14 @@ class Loader:
                         tokens=plan.tokens,
                         samples_seen=plan.samples_seen,
                         imbalance=plan.imbalance,
+                        degree=fmean(division.degree for division in plan.divisions),
                     )
 
     def validation(self) -> list[Batch]:
         """The held-out samples, one to a pack, with captions: the same on every call and rank."""
+        alone = self._sharing.whole(1)
         return [
-            self._batch([self._load(index, caption=True)], (ordinal,))
+            self._batch([self._load(index, caption=True)], (ordinal,), alone)
             for ordinal, index in enumerate(self._held)
         ]
 
@@ -146,19 +173,23 @@ class Loader:
         )
         if self._cost is not None:
             packs = balance.even(packs, tokens_of, self._cost, budget=budget)
-        cost = self._cost or float
+        divisions = tuple(self._sharing.divide(list(map(tokens_of, pack))) for pack in packs)
         return _Plan(
             packs,
+            divisions,
             samples=end - start,
             tokens=sum(map(tokens_of, range(start, end))),
             samples_seen=end,
             imbalance=balance.imbalance(
-                packs, lambda ordinal: cost(tokens_of(ordinal)), ranks=self._data_ranks
+                [division.time for division in divisions],
+                even=[division.even for division in divisions],
+                ranks=self._data_ranks,
             ),
         )
 
-    def _own(self, plan: _Plan) -> tuple[Pack, ...]:
-        return plan.packs[self._data_rank :: self._data_ranks]
+    def _own(self, plan: _Plan) -> list[tuple[Pack, Division]]:
+        both = list(zip(plan.packs, plan.divisions, strict=True))
+        return both[self._data_rank :: self._data_ranks]
 
     def _index(self, ordinal: int) -> int:
         kind, number = self._stream[ordinal]
@@ -167,11 +198,12 @@ class Loader:
     def _tokens(self, ordinal: int) -> int:
         return _tokens(self._source.entries[self._index(ordinal)], self._patch)
 
-    def _train(self, pack: Pack) -> Batch:
+    def _train(self, planned: tuple[Pack, Division]) -> Batch:
+        pack, division = planned
         samples = [
             self._load(self._index(ordinal), caption=self._captioned(ordinal)) for ordinal in pack
         ]
-        return self._batch(samples, pack)
+        return self._batch(samples, pack, division)
 
     def _load(self, index: int, *, caption: bool) -> Sample:
         return patiently(
@@ -181,7 +213,9 @@ class Loader:
     def _captioned(self, ordinal: int) -> bool:
         return unit("caption", self._config.seed, ordinal) >= self._config.caption_dropout
 
-    def _batch(self, samples: Sequence[Sample], ordinals: tuple[int, ...]) -> Batch:
+    def _batch(
+        self, samples: Sequence[Sample], ordinals: tuple[int, ...], division: Division
+    ) -> Batch:
         grids = [self._grid(sample.latent_CTHW) for sample in samples]
         reference_NP = None
         if self._image_conditioned:
@@ -192,6 +226,7 @@ class Loader:
             layout=Layout.build(grids, [len(sample.text_LY) for sample in samples]),
             ordinals=ordinals,
             reference_NP=reference_NP,
+            division=division,
         )
 
     def _grid(self, z_CTHW: Tensor) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from goku.nn.layout import Layout
 from goku.nn.norm import RMSNorm
 from goku.nn.rope import Rotation
 from goku.nn.rowwise import PLAIN, Rowwise
+from goku.nn.spans import Spans
 
 
 class SelfAttention(nn.Module):
@@ -35,9 +36,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> Tensor:
         """Mix the tokens of each segment: [N, D] to [N, D]."""
-        send = self.send
-        made = self._made(x_ND, rotation) if send is None else self._sent(x_ND, rotation, send)
-        o_NAK = self.attend(*made, layout.query_spans, layout.full_spans)
+        spans, send = layout.full_spans, self.send
+        if send is None:
+            made = self._made(x_ND, rotation)
+        else:
+            made = self._sent(x_ND, spans, rotation, send)
+        o_NAK = self.attend(*made, layout.query_spans, spans)
         (out_ND,) = self.rowwise.project(o_NAK.flatten(1), self.out)
         return out_ND
 
@@ -49,15 +53,17 @@ class SelfAttention(nn.Module):
         k_NAK = rows.rotate(k_ND, self.key_norm, rotation, heads)
         return q_NAK, k_NAK, rearrange(v_ND, "n (a k) -> n a k", a=heads)
 
-    def _sent(self, x_ND: Tensor, rotation: Rotation, send: Send) -> tuple[Tensor, Tensor, Tensor]:
+    def _sent(
+        self, x_ND: Tensor, spans: Spans, rotation: Rotation, send: Send
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What `send` made of each as soon as it was there; values first, which nothing turns."""
         rows, heads = self.rowwise, self.heads
         project = rows.projector(x_ND)
-        v_NAK = send(rearrange(project(self.value), "n (a k) -> n a k", a=heads), keys=True)
+        v_NAK = send(rearrange(project(self.value), "n (a k) -> n a k", a=heads), spans, keys=True)
         k_NAK = rows.rotate(project(self.key), self.key_norm, rotation, heads)
-        k_NAK = send(k_NAK, keys=True)
+        k_NAK = send(k_NAK, spans, keys=True)
         q_NAK = rows.rotate(project(self.query), self.query_norm, rotation, heads)
-        return send(q_NAK, keys=False), k_NAK, v_NAK
+        return send(q_NAK, spans, keys=False), k_NAK, v_NAK
 
 
 class CrossAttention(nn.Module):

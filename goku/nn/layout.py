@@ -47,14 +47,19 @@ class Layout:
         if len(grids) != len(text_lengths):
             raise ValueError(f"{len(grids)} grids but {len(text_lengths)} text lengths: pair them")
         positions = [_positions(grid, device) for grid in grids]
-        lengths = tuple(len(position_N3) for position_N3 in positions)
+        return cls._whole(positions, text_lengths)
+
+    @classmethod
+    def _whole(cls, positions: Sequence[Tensor], text_lengths: Sequence[int]) -> Self:
+        """Of segments whose tokens stand at `positions`, each [n, 3]."""
+        lengths, device = tuple(map(len, positions)), positions[0].device
         spans = Spans.of(lengths, device)
         return cls(
             lengths=lengths,
             full_lengths=lengths,
             text_lengths=tuple(text_lengths),
             segment_N=_segments(lengths, device),
-            position_N3=torch.cat(positions),
+            position_N3=torch.cat(list(positions)),
             spans=spans,
             full_spans=spans,
             query_spans=spans,
@@ -85,6 +90,15 @@ class Layout:
             chunks=self.chunks.to(device),
         )
 
+    def only(self, numbers: Sequence[int]) -> Self:
+        """The whole segments with these numbers, in this order, as if there were no others.
+
+        Raises ValueError for a sharded layout.
+        """
+        self._require_whole("take its samples")
+        positions = torch.split(self.position_N3, list(self.lengths))
+        return self._whole([positions[n] for n in numbers], [self.text_lengths[n] for n in numbers])
+
     def shard(self, rank: int, degree: int, context: int = 1) -> Self:
         """The slice of tokens that `rank` of `degree` sequence ranks holds; text stays whole.
 
@@ -92,6 +106,8 @@ class Layout:
         there are `context`.
         Raises ValueError when the tokens do not divide: `padded(degree)` first.
         """
+        if degree == 1:
+            return self
         size, rest = divmod(self.tokens, degree)
         if rest:
             raise ValueError(f"{self.tokens} tokens do not divide by {degree}: pad the layout")
@@ -100,13 +116,15 @@ class Layout:
         run = self.tokens // context
         begin = rank * context // degree * run
         met = _overlaps(self.lengths, slice(begin, begin + run))
+        full_spans = replace(self.full_spans, slices=degree)
         return replace(
             self,
             lengths=lengths,
             segment_N=self.segment_N[here],
             position_N3=self.position_N3[here],
             spans=Spans.of(lengths, device),
-            query_spans=self.full_spans if context == 1 else Spans.of(met, device),
+            full_spans=full_spans,
+            query_spans=full_spans if context == 1 else Spans.of(met, device),
             chunks=Chunks.of(lengths).to(device),
         )
 
@@ -116,8 +134,7 @@ class Layout:
         The pad tokens see only one another, have no text and stand at the origin.
         Raises ValueError for a sharded layout.
         """
-        if self.lengths != self.full_lengths:
-            raise ValueError("this layout is a shard: pad the whole pack before sharding it")
+        self._require_whole("pad it")
         pad = -self.tokens % multiple
         if not pad:
             return self
@@ -137,6 +154,16 @@ class Layout:
             segment_N=torch.cat([self.segment_N, self.segment_N.new_full((pad,), self.segments)]),
             position_N3=torch.cat([self.position_N3, self.position_N3.new_zeros(pad, 3)]),
         )
+
+    def _require_whole(self, purpose: str) -> None:
+        if self.lengths != self.full_lengths:
+            raise ValueError(f"this layout is a shard: {purpose} before sharding the whole pack")
+
+
+def rows_of(numbers: Sequence[int], x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The rows of x, which has segments of these lengths, that lie in segments of these numbers."""
+    parts = torch.split(x, list(lengths))
+    return torch.cat([parts[n] for n in numbers])
 
 
 def sum_segments(x_ND: Tensor, segment_N: Tensor, segments: int) -> Tensor:

@@ -6,7 +6,7 @@ integers would be compiled anew for every pack.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Self
 
@@ -20,6 +20,7 @@ class Spans:
 
     starts: Tensor  # on the tokens' device
     host: Tensor  # on the CPU
+    slices: int = 1  # equal ones that the tokens lie in, each on a rank of its own
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> Self:
@@ -34,7 +35,7 @@ class Spans:
 
     def to(self, device: torch.device | str) -> Self:
         """The same spans for tokens on `device`."""
-        return type(self)(send(self.host, device), self.host)
+        return replace(self, starts=send(self.host, device))
 
 
 def lengths_of(host: Tensor) -> list[int]:

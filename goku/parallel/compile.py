@@ -1,7 +1,8 @@
 """torch.compile, block by block: all blocks share one graph, and their hooks stay outside of it.
 
 Token, text and segment counts are dynamic, and segments enter as tensors, so packs of any make-up
-run the same graph. The one exception is a pack of a single segment: sizes of 1 are compiled apart.
+run the same graph. Two things are compiled apart: packs of a single segment, as sizes of 1 are, and
+each degree of sequence parallelism, whose exchanges are part of the graph.
 """
 
 import sys
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as symbolic
 
-# Training, validation, packs of one segment, and each way to recompute: far below this. Beyond it
-# blocks would go on uncompiled.
+# Beyond so many blocks would run eager. For each degree and way to recompute: one segment and
+# several, with gradients and, in validation, without. PyTorch's own limit is 8.
 _MOST_GRAPHS = 64
 
 # inductor moves waits to right behind their starts where that takes less memory

@@ -7,7 +7,7 @@ node. Parameters and optimizer state are sharded over all ranks, whatever axis t
 import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,14 @@ from goku.config import ConfigError
 from goku.config.parallel import ParallelConfig
 
 _PATIENCE = timedelta(days=1)  # of a group whose ranks wait for one another's store
+
+
+class Place(NamedTuple):
+    """Where a rank stands among those that cut up the same samples."""
+
+    rank: int = 0
+    degree: int = 1
+    context: int = 1  # runs of neighbours among them that hold the same heads
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Mesh:
     local_rank: int = 0  # among this node's
     group: dist.ProcessGroup | None = None  # of all ranks; None: the one that training uses
     context: int = 1  # runs of neighbours within a sequence group that hold the same heads
+    degrees: tuple[int, ...] = (1,)  # how many of it may cut up the samples of one pack
 
     @property
     def data_rank(self) -> int:
@@ -40,6 +49,11 @@ class Mesh:
     @property
     def sequence_rank(self) -> int:
         return self.rank % self.sequence
+
+    def place(self, degree: int) -> Place:
+        """Where this rank stands when so many neighbours cut up the same samples."""
+        heads = self.sequence // self.context
+        return Place(self.rank % degree, degree, max(1, degree // heads))
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on at least one rank: one pod's stop request stops all."""
@@ -126,6 +140,7 @@ def connect(config: ParallelConfig) -> Mesh:
         device=device,
         local_rank=int(os.environ["LOCAL_RANK"]),
         context=config.context,
+        degrees=config.degrees,
     )
 
 

@@ -29,11 +29,11 @@ class Overlapped(Shared):
     @classmethod
     def of(cls, shared: Shared) -> Self:
         """The same kernel and partners."""
-        return cls(shared.attend, shared._groups)
+        return cls(shared.attend, shared._partners)
 
-    def send(self, x_NAK: Tensor, *, keys: bool) -> Tensor:
+    def send(self, x_NAK: Tensor, k_spans: Spans, *, keys: bool) -> Tensor:
         """goku.nn.attend.Send."""
-        heads, context = self._groups
+        heads, context = self._partners[k_spans.slices]
         if heads is not None:
             return start_scatter(x_NAK, heads)
         return start_gather(x_NAK, context) if keys and context is not None else x_NAK
@@ -46,7 +46,7 @@ class Overlapped(Shared):
         q_spans: Spans,
         k_spans: Spans,
     ) -> Tensor:
-        heads, context = self._groups
+        heads, context = self._partners[k_spans.slices]
         if heads is not None:
             v_NAK, k_NAK, q_NAK = (finish_scatter(x, heads) for x in (v_NAK, k_NAK, q_NAK))
             if context is not None:

@@ -216,9 +216,9 @@ def plan_for(
     memory_bytes: int,
     host_bytes: int = 0,
 ) -> Plan:
-    """The recomputation of a rank that holds its share of the typical pack."""
+    """The recomputation of a rank that holds as much of a pack like the typical one as it may."""
     asked = _asked(config)
-    tokens = -(-sum(typical.lengths) // config.sequence)
+    tokens = config.rank_tokens(sum(typical.lengths))
     traded = config.sequence > config.context
     policies = recompute.ladder(
         typical.model,

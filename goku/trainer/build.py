@@ -5,6 +5,7 @@ is restored into it, the average after the engine whose fragments it follows.
 """
 
 import os
+from functools import cache
 
 import torch
 
@@ -16,6 +17,7 @@ from goku.contract.metrics import TimeClass
 from goku.contract.retention import Retention
 from goku.contract.rundir import CLIPS, LATENTS, NodeDir, RunDir, locate
 from goku.data.balance import Cost, Table
+from goku.data.degrees import Sharing
 from goku.data.loader import Loader, StepBatch
 from goku.data.source import CachedSource, OnlineSource, Source
 from goku.flow.timesteps import Timesteps
@@ -98,19 +100,31 @@ def _loader(config: RunConfig, mesh: Mesh) -> Loader:
         holdout=config.training.validation_samples,
         image_conditioned=config.model.image_conditioned,
         cost=cost_of(config),
+        sharing=sharing_of(config),
     )
+
+
+def sharing_of(config: RunConfig) -> Sharing:
+    """What a sequence group does with a pack: by measured time where there is some, else by FLOPs.
+
+    Never by tokens: runs that finish together are more than runs of as many tokens.
+    """
+    measured = cost_of(config) if config.data.balance == "measured" else None
+    cost = cache(measured or _flops_of_sample(config))
+    return Sharing.of(config.parallel, config.data.pack_tokens, cost)
 
 
 def cost_of(config: RunConfig) -> Cost | None:
     """What a sample of so many tokens costs, as data.balance wants it counted."""
     if config.data.costs is not None:
         return Table.read(config.data.costs)
-    text = [config.text.max_tokens]
-    counted: dict[str, Cost] = {
-        "tokens": float,
-        "flops": lambda tokens: float(forward_flops(config.model, [tokens], text)),
-    }
+    counted: dict[str, Cost] = {"tokens": float, "flops": _flops_of_sample(config)}
     return counted.get(config.data.balance)
+
+
+def _flops_of_sample(config: RunConfig) -> Cost:
+    text = [config.text.max_tokens]
+    return lambda tokens: float(forward_flops(config.model, [tokens], text))
 
 
 def _source(config: RunConfig, mesh: Mesh) -> Source:

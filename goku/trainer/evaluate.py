@@ -57,8 +57,7 @@ class Validation:
             tokens_S = torch.tensor(batch.layout.full_lengths)
             for level in levels:
                 t_S = self._objective.timesteps.quantile(level.expand(len(tokens_S)), tokens_S)
-                loss_S = self._objective.losses(engine.module, batch, t_S)
-                total[0] += weight * float(loss_S.sum())
+                total[0] += weight * float(self._objective.loss(engine.module, batch, t_S))
                 total[1] += weight * len(tokens_S)
         total = self._mesh.sum(total)
         return float(total[0] * self._mesh.sequence / total[1])

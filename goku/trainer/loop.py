@@ -115,6 +115,7 @@ def advance(trainer: Trainer, until: int) -> bool:
             "samples_seen": float(position.samples_seen),
             "compiled_graphs": float(graphs()),
             "imbalance": batch.imbalance,
+            "sequence_degree": batch.degree,
         }
         _tell(trainer, batch, row, flops)
         _check_finite(trainer, nonfinite)
@@ -134,10 +135,10 @@ def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
             return None
         pack = batch.packs.pop(0)
         t_S = trainer.objective.times(pack)
-        losses = trainer.objective.losses(trainer.engine.module, pack, t_S).sum()
+        loss = trainer.objective.loss(trainer.engine.module, pack, t_S)
         # The engine averages over packs and ranks; what counts is the mean over samples.
-        trainer.engine.backward(losses * (packs * mesh.sequence / batch.samples))
-        total += losses.detach()
+        trainer.engine.backward(loss * (packs * mesh.sequence / batch.samples))
+        total += loss.detach()
         if trainer.report is not None:
             trainer.report.drew(t_S)
         del pack

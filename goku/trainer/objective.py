@@ -1,8 +1,9 @@
-"""One pack through the model: noise, t, the point x_t, the predicted velocity, the loss per sample.
+"""One pack through the model: noise, t, the point x_t, the predicted velocity, the loss.
 
 Training and validation share it; they differ in where u comes from and in what is done with the
-losses. With sequence parallelism every rank of a group holds the whole pack, draws the same noise,
-and computes its own shard of tokens: its losses are parts that sum over the group.
+loss. With sequence parallelism every rank of a group has the whole pack. It takes the samples that
+it shares with its neighbours, draws the same noise for them as these do, and computes its own shard
+of their tokens: its loss is a part, and the parts sum over the group.
 """
 
 from collections.abc import Callable
@@ -37,8 +38,13 @@ class Objective:
         tokens_S = torch.tensor(batch.layout.full_lengths)
         return self.timesteps.quantile(draws.uniforms(self.seed, batch.ordinals), tokens_S)
 
-    def losses(self, model: Model, batch: Batch, t_S: Tensor) -> Tensor:
-        """This rank's part of each sample's loss: loss_S, float32."""
+    def loss(self, model: Model, batch: Batch, t_S: Tensor) -> Tensor:
+        """This rank's part of the sum of the samples' losses, float32."""
+        numbers = batch.division.part(self.mesh.sequence_rank)
+        return self._loss(model, batch.only(numbers), t_S[list(numbers)])
+
+    def _loss(self, model: Model, batch: Batch, t_S: Tensor) -> Tensor:
+        """Of the samples that this rank shares at the degree of their pack."""
         device = self.mesh.device
         clean_NP = send(batch.x_NP, device)
         noise_NP = draws.noise(
@@ -66,16 +72,9 @@ class Objective:
         tokens = [x_NP, target_NP]
         if batch.reference_NP is not None:
             tokens.append(send(batch.reference_NP, self.mesh.device))
-        mesh = self.mesh
-        mine = shard(
-            layout,
-            tokens,
-            [t_S],
-            rank=mesh.sequence_rank,
-            degree=mesh.sequence,
-            context=mesh.context,
-        )
+        place = self.mesh.place(batch.division.degree)
+        mine = shard(layout, tokens, [t_S], place=place)
         x_NP, target_NP, *reference = mine.tokens
         text_MY = send(batch.text_MY, self.mesh.device)
         v_NP = model(x_NP, mine.segments[0], text_MY, mine.layout, *reference)
-        return sample_losses(v_NP, target_NP, mine.layout)[: len(t_S)]
+        return sample_losses(v_NP, target_NP, mine.layout)[: len(t_S)].sum()

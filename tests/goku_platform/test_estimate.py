@@ -74,7 +74,7 @@ def test_jobs_that_do_not_train_have_no_step_and_cpus_no_pace() -> None:
 # --- against what was measured
 
 
-def pack(size: str, pack_tokens: int, frames: int = 1, **parallel: int) -> RunConfig:
+def pack(size: str, pack_tokens: int, frames: int = 1, **parallel: int | str) -> RunConfig:
     """A run whose packs are full of one shape: images of 256 tokens, or clips at 288x512."""
     shape = {"height": 256, "width": 256} if frames == 1 else {"height": 288, "width": 512}
     data = {**shape, "frames": frames, "pack_tokens": pack_tokens, "latents": "encode"}
@@ -94,7 +94,9 @@ def test_activations_of_packs_of_images(size: str, tokens: int, gib: float) -> N
 def test_activations_of_one_clip_and_what_sequence_parallelism_saves() -> None:
     whole = activation_bytes(pack("2b", 14_400, frames=97))
     assert whole / 2**30 == pytest.approx(39.35, rel=0.05)
-    assert activation_bytes(pack("2b", 14_400, frames=97, sequence=4)) == whole / 4
+    full = {"sequence": 4, "sequence_degree": "full"}
+    assert activation_bytes(pack("2b", 14_400, frames=97, **full)) == whole / 4
+    assert activation_bytes(pack("2b", 14_400, frames=97, sequence=4)) == 9 / 8 * whole / 4
 
 
 @pytest.mark.parametrize(

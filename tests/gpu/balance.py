@@ -50,7 +50,7 @@ class Dealt:
     packs: list[Layout]
 
     def expected(self, cost: Cost, ranks: int) -> float:
-        return imbalance([pack.lengths for pack in self.packs], cost, ranks=ranks)
+        return imbalance([sum(map(cost, pack.lengths)) for pack in self.packs], ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def summarise(dealt: Dealt, times: Sequence[float], table: Table, asked: argpars
     """`times` are the packs' milliseconds: as ranks that wait for one another would spend them."""
 
     def waited(times: Sequence[float]) -> float:
-        return imbalance([(n,) for n in range(len(times))], times.__getitem__, ranks=asked.ranks)
+        return imbalance(times, ranks=asked.ranks)
 
     steps = [times[at : at + asked.packs] for at in range(0, len(times), asked.packs)]
     scales = [

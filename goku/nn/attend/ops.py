@@ -40,8 +40,8 @@ class Send(Protocol):
     It hands out what that `Attend` must be called with in place of x, and nobody else may read.
     """
 
-    def __call__(self, x_NAK: Tensor, *, keys: bool) -> Tensor:
-        """Take queries, or else keys or values: [N, A, K]."""
+    def __call__(self, x_NAK: Tensor, k_spans: Spans, *, keys: bool) -> Tensor:
+        """Take queries, or else keys or values: [N, A, K]. Spans are the keys' of the `Attend`."""
 
 
 def operator(name: str, forward: Forward, backward: Backward) -> Attend:

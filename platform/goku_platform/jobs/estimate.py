@@ -117,7 +117,7 @@ def state_bytes(count: int, parallel: ParallelConfig) -> int:
 
 
 def activation_bytes(config: RunConfig) -> int:
-    """Bytes that one full pack keeps for its backward on each of its `sequence` processes.
+    """Bytes that a full pack keeps for its backward on that of its processes with most of it.
 
     A token keeps in each layer, with width D, MLP ratio r and A heads: 16 + 2r vectors of D in the
     forward's precision, 10 bytes for each of D in modulation and gates, and 8A of attention's sums.
@@ -127,7 +127,7 @@ def activation_bytes(config: RunConfig) -> int:
     model = config.model
     vectors = (16 + 2 * model.mlp_ratio) * _bytes_each(config.parallel) + 10
     token = model.layers * (model.width * vectors + 8 * model.heads)
-    return round(token * config.data.pack_tokens / config.parallel.sequence)
+    return round(token * config.parallel.rank_tokens(config.data.pack_tokens))
 
 
 def pack_flops(config: RunConfig) -> float:

@@ -13,9 +13,11 @@ from goku.parallel.mesh import connect
 from tests.ranks import run_ranks
 
 MODEL = ModelConfig(layers=2, width=64, heads=4, text_width=16, latent_channels=4)
-PACK = Pack("small", (40, 9, 16))
+PACK = Pack("small", (40, 9, 16))  # which two ranks cut up
+EVEN = Pack("even", (16, 12, 12, 16))  # of which each takes two samples
 CASES: list[dict[str, Any]] = [
     {"sequence": 2},
+    {"sequence": 2, "sequence_degree": "full"},
     {"sequence": 2, "engine": "fsdp2"},
     {"sequence": 2, "engine": "fsdp2", "zero_stage": 3},
     {"sequence": 2, "engine": "fsdp2", "zero_stage": 3, "overlap": "on"},
@@ -25,20 +27,23 @@ CASES: list[dict[str, Any]] = [
 ENGINES = [{"engine": "fsdp2"}, {"engine": "deepspeed"}]
 
 
-def losses(world: int, cases: list[dict[str, Any]]) -> list[list[float]]:
+def losses(world: int, pack: Pack, cases: list[dict[str, Any]]) -> list[list[float]]:
     """This rank's part of each step's loss, case by case."""
     found = []
     for case in cases:
-        parallel = PACK.parallel(processes_per_node=world, precision="fp32", **case)
-        step = TrainingStep(MODEL, PACK, parallel, connect(parallel))
+        parallel = pack.parallel(processes_per_node=world, precision="fp32", **case)
+        step = TrainingStep(MODEL, pack, parallel, connect(parallel))
         found.append([float(step.run()[0].mean()) for _ in range(3)])
     return found
 
 
 @pytest.mark.slow
-def test_every_setting_gives_the_losses_of_one_process() -> None:
-    (expected,) = run_ranks(losses, 1, 1, [{}])[0]
-    ranks = run_ranks(losses, 2, 2, CASES)
+@pytest.mark.parametrize(("pack", "degree"), [(PACK, 2), (EVEN, 1)])
+def test_every_setting_gives_the_losses_of_one_process(pack: Pack, degree: int) -> None:
+    shared = pack.parallel(processes_per_node=2, sequence=2)
+    assert pack.divided(MODEL, shared).degree == degree
+    (expected,) = run_ranks(losses, 1, 1, pack, [{}])[0]
+    ranks = run_ranks(losses, 2, 2, pack, CASES)
     for index, _ in enumerate(CASES):
         sums = torch.tensor([rank[index] for rank in ranks]).sum(0)
         assert sums.tolist() == pytest.approx(expected, rel=1e-5)

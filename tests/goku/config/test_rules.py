@@ -4,6 +4,7 @@ import pytest
 
 from goku.config import ConfigError, RunConfig, presets
 from goku.config.overrides import parse
+from goku.config.parallel import ParallelConfig
 
 _FOOTAGE = ("data.source=footage",)
 
@@ -124,6 +125,25 @@ def test_a_key_that_does_not_exist_in_a_frozen_record() -> None:
 def test_sections_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         build("stage1").training.steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "context", "degrees"),
+    [
+        (1, 1, (1,)),
+        (8, 1, (1, 2, 4, 8)),
+        (8, 2, (1, 2, 4, 8)),
+        (8, 8, (1, 2, 4, 8)),
+        (12, 3, (1, 2, 4, 12)),
+        (6, 2, (1, 3, 6)),
+    ],
+)
+def test_degrees_leave_every_rank_whole_heads(
+    sequence: int, context: int, degrees: tuple[int, ...]
+) -> None:
+    values = {"processes_per_node": sequence, "sequence": sequence, "context": context}
+    assert ParallelConfig.build(values).degrees == degrees
+    assert ParallelConfig.build({**values, "sequence_degree": "full"}).degrees == (sequence,)
 
 
 def test_derived_numbers() -> None:

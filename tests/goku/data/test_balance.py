@@ -96,6 +96,6 @@ def test_a_table_is_read_from_what_bench_wrote(tmp_path: Path) -> None:
 
 
 def test_imbalance_counts_the_waits_after_every_pack() -> None:
-    packs = [(4,), (2,), (1,), (1,)]
-    assert imbalance(packs, float, ranks=1) == 1
-    assert imbalance(packs, float, ranks=2) == pytest.approx((4 + 1) / (3 + 1))
+    assert imbalance([4, 2, 1, 1], ranks=1) == 1
+    assert imbalance([4, 2, 1, 1], ranks=2, even=[3, 2, 1, 1]) == pytest.approx(5 / (2.5 + 1))
+    assert imbalance([4, 2, 1, 1], ranks=2) == pytest.approx((4 + 1) / (3 + 1))

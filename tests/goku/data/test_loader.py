@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from goku.config import ConfigError
 from goku.config.data import DataConfig
+from goku.data.degrees import Sharing
 from goku.data.encoding import Sample
 from goku.data.loader import Batch, Loader, StepBatch
 from goku.nn.patch import patchify
@@ -231,3 +233,37 @@ def test_samples_are_dealt_by_cost_alike_on_any_number_of_ranks() -> None:
         assert step.samples_seen == ordered[index].samples_seen
         assert step.imbalance == 1
         assert pairs[0][index].imbalance == pairs[1][index].imbalance >= 1
+
+
+def test_packs_are_divided_among_the_ranks_that_share_them_and_stay_what_they_are() -> None:
+    sharing = Sharing(4, (1, 2, 4), 12, float)
+    plain = take(loader(FakeSource(9, 9)).steps(), 3)
+    shared = take(loader(FakeSource(9, 9), sharing=sharing).steps(), 3)
+    assert ordinals(shared) == ordinals(plain)
+    assert {step.degree for step in plain} == {1}
+    degrees = set()
+    for step in shared:
+        divisions = [pack.division for pack in step.packs]
+        assert divisions == [sharing.divide(pack.layout.lengths) for pack in step.packs]
+        assert step.degree == fmean(division.degree for division in divisions)
+        assert step.imbalance == pytest.approx(sum(d.time for d in divisions) / step.tokens * 4)
+        degrees |= {division.degree for division in divisions}
+    assert len(degrees) > 1
+    held = loader(FakeSource(9, 9), holdout=2, sharing=sharing).validation()
+    assert [batch.division[:2] for batch in held] == [(4, ((0,),))] * 2
+
+
+def test_a_part_of_a_pack_is_its_samples_one_after_another() -> None:
+    source = FakeSource(3, 3)
+    loaded = loader(source, config(image_share=0, caption_dropout=0), image_conditioned=True)
+    packs = [pack for step in take(loaded.steps(), 2) for pack in step.packs]
+    pack = next(pack for pack in packs if len(pack.ordinals) > 1)
+    assert pack.reference_NP is not None
+    single = [pack.only([number]) for number in range(len(pack.ordinals))]
+    assert [part.ordinals for part in single] == [(ordinal,) for ordinal in pack.ordinals]
+    assert torch.equal(torch.cat([part.x_NP for part in single]), pack.x_NP)
+    assert torch.equal(torch.cat([part.text_MY for part in single]), pack.text_MY)
+    references = [part.reference_NP for part in single if part.reference_NP is not None]
+    assert torch.equal(torch.cat(references), pack.reference_NP)
+    assert tuple(part.layout.tokens for part in single) == pack.layout.lengths
+    assert pack.only(range(len(pack.ordinals))) is pack

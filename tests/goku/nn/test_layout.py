@@ -1,11 +1,13 @@
 """A layout says which token is whose; shards and padding must lose none and invent none."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goku.nn.layout import Grid, Layout, sum_segments
+from goku.nn.layout import Grid, Layout, rows_of, sum_segments
 
 Part = tuple[Grid, int]  # a grid and its text length
 
@@ -51,7 +53,25 @@ def test_shards_are_the_whole_in_slices(pack: list[Part], degree: int) -> None:
         counts = torch.bincount(shard.segment_N, minlength=whole.segments)
         assert tuple(counts.tolist()) == shard.lengths
         assert shard.full_lengths == whole.full_lengths
+        assert shard.full_spans.slices == shard.query_spans.slices == degree
         assert shard.text_lengths == whole.text_lengths
+
+
+@given(packs, st.data())
+def test_some_samples_are_a_layout_of_their_own(pack: list[Part], data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.sampled_from(range(len(pack))), min_size=1, unique=True))
+    found, expected = layout_of(pack).only(numbers), layout_of([pack[n] for n in numbers])
+    for name in ("lengths", "full_lengths", "text_lengths", "tokens", "segments"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.segment_N.equal(expected.segment_N)
+    assert found.position_N3.equal(expected.position_N3)
+    for name in ("spans", "full_spans", "query_spans", "text_spans"):
+        assert getattr(found, name).starts.equal(getattr(expected, name).starts)
+    assert found.chunks.rows_C3.equal(expected.chunks.rows_C3)
+    rows_N1 = torch.arange(sum(math.prod(grid) for grid, _ in pack))[:, None]
+    parts = rows_N1.split([math.prod(grid) for grid, _ in pack])
+    taken = rows_of(numbers, rows_N1, layout_of(pack).lengths)
+    assert taken.equal(torch.cat([parts[n] for n in numbers]))
 
 
 @given(packs, st.integers(1, 9))
@@ -80,6 +100,8 @@ def test_shard_refuses_a_rest() -> None:
 def test_a_shard_cannot_be_padded() -> None:
     with pytest.raises(ValueError, match="shard"):
         Layout.build([(1, 1, 4)], [0]).shard(0, 2).padded(3)
+    with pytest.raises(ValueError, match="shard"):
+        Layout.build([(1, 1, 4)], [0]).shard(0, 2).only([0])
 
 
 def test_to_moves_the_tensors_and_keeps_the_rest() -> None:

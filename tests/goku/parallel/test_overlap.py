@@ -66,14 +66,7 @@ def gradients(model: nn.Module, mesh: Mesh) -> dict[str, Tensor]:
     torch.manual_seed(2)
     x_NP, target_NP = torch.randn(2, layout.tokens, CONFIG.token_width)
     t_S, text_MY = torch.rand(layout.segments), torch.randn(6, CONFIG.text_width)
-    mine = shard(
-        layout,
-        [x_NP, target_NP],
-        [t_S],
-        rank=mesh.sequence_rank,
-        degree=mesh.sequence,
-        context=mesh.context,
-    )
+    mine = shard(layout, [x_NP, target_NP], [t_S], place=mesh.place(mesh.sequence))
     model.zero_grad()
     v_NP = model(mine.tokens[0], mine.segments[0], text_MY, mine.layout)
     sample_losses(v_NP, mine.tokens[1], mine.layout)[: layout.segments].sum().backward()
@@ -129,9 +122,9 @@ def one_late(late: int, context: int) -> float:
 
 
 def late_before(send: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def send_late(x_NAK: Tensor, *, keys: bool) -> Tensor:
+    def send_late(x_NAK: Tensor, k_spans: Spans, *, keys: bool) -> Tensor:
         time.sleep(LATE_SECONDS)
-        return send(x_NAK, keys=keys)
+        return send(x_NAK, k_spans, keys=keys)
 
     return send_late
 

@@ -22,6 +22,7 @@ from tests.goku.model.packs import SMALL, packed, random_model, samples
 from tests.goku.nn import by_hand
 
 TWO_B = ModelConfig()
+BOTH = {"sequence": 2, "sequence_degree": "full"}  # one clip, which no rank has to itself
 GIB = 2**30
 
 
@@ -102,10 +103,10 @@ def test_rows_after_gelu_are_not_kept_in_8_bits() -> None:
         ("2b", {"zero_stage": 2}, 20_480, "none", 67.8),
         ("8b", {"engine": "fsdp2", "zero_stage": 3}, 37_440, "attention", 114.2),
         ("8b", {"engine": "fsdp2", "zero_stage": 3}, 37_440, "mlp", 122.5),
-        ("2b", {"engine": "fsdp2", "zero_stage": 2, "sequence": 2}, 90_112, "attention", 44.6),
+        ("2b", {"engine": "fsdp2", "zero_stage": 2, **BOTH}, 90_112, "attention", 44.6),
         (
             "2b",
-            {"engine": "fsdp2", "zero_stage": 2, "sequence": 2, "context": 2},
+            {"engine": "fsdp2", "zero_stage": 2, **BOTH, "context": 2},
             90_112,
             "attention",
             40.3,
@@ -121,6 +122,22 @@ def test_a_rank_of_two_needs_what_is_predicted(
     pack = Typical(model, (tokens,), (256,))
     planned = plan_for(config, pack, fixed_bytes=fixed, memory_bytes=140 * GIB)
     assert planned.predicted_bytes / GIB == pytest.approx(measured_gib, rel=0.06)
+
+
+def test_a_plan_has_room_for_ranks_that_hold_more_than_their_share() -> None:
+    pack = Typical(TWO_B, (1024,) * 8, (256,) * 8)
+    needed = {
+        degree: plan_for(
+            ParallelConfig(sequence=8, sequence_degree=degree, recompute="none"),
+            pack,
+            fixed_bytes=0,
+            memory_bytes=140 * GIB,
+        ).predicted_bytes
+        for degree in ("full", "least")
+    }
+    text = plan(TWO_B, tokens=0, text_tokens=8 * 256, fixed_bytes=0, memory_bytes=140 * GIB)
+    full, least = (needed[d] - text.predicted_bytes for d in ("full", "least"))
+    assert least == 9 * full / 8
 
 
 def test_the_cheapest_policy_that_fits_is_planned() -> None:

@@ -46,6 +46,7 @@ def attempt(
     rows: list[dict[str, Any]] = []
     if trainer.report is not None:
         original = trainer.report.stepped
+        trainer.report.note = lambda **values: rows[-1].update(values)  # type: ignore[method-assign]
 
         def stepped(row: Any, **values: int) -> None:
             rows.append(dict(row))
@@ -73,6 +74,35 @@ def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
         assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in lone], 1e-5)
         norms = [row["grad_norm"] for row in other]
         assert norms == pytest.approx([row["grad_norm"] for row in lone], 1e-4)
+
+
+@pytest.mark.parametrize("conditioned", [False, True], ids=["t2v", "i2v"])
+def test_losses_do_not_depend_on_the_degree_of_packs(tmp_path: Path, conditioned: bool) -> None:
+    """Validation, of single samples, included."""
+    world.encode(tmp_path)
+    shared = (
+        "training.steps=4",
+        "training.validation_samples=3",
+        "training.validation_interval_steps=4",
+        f"model.image_conditioned={str(conditioned).lower()}",
+        f"data.image_share={0 if conditioned else 0.5}",
+        "data.latents=encode",
+        "data.pack_tokens=800",
+    )
+    lone = run_ranks(losses, 1, tmp_path, "lone", "parallel.processes_per_node=1", *shared)[0]
+    four = ("parallel.processes_per_node=4", "parallel.sequence=4", *shared)
+    context = ("parallel.engine=fsdp2", "parallel.zero_stage=3", "parallel.context=2")
+    least = run_ranks(losses, 4, tmp_path, "least", *four, *context)[0]
+    full = run_ranks(losses, 4, tmp_path, "full", *four, "parallel.sequence_degree=full")[0]
+    assert any(1 < row["sequence_degree"] < 4 for row in least)
+    assert all(row["sequence_degree"] == 4 for row in full)
+    assert all(row["sequence_degree"] == 1 for row in lone)
+    for other in (least, full):
+        assert [row["samples_seen"] for row in other] == [row["samples_seen"] for row in lone]
+        for key in ("loss", "grad_norm", "validation_loss_raw", "validation_loss_ema"):
+            found, expected = ([row[key] for row in rows if key in row] for rows in (other, lone))
+            assert expected
+            assert found == pytest.approx(expected, 1e-4)
 
 
 def test_a_run_goes_on_wherever_it_is_resumed(tmp_path: Path) -> None:
