@@ -5,7 +5,7 @@ nothing waits for the accelerator. Both are tensors, because a compiled block th
 integers would be compiled anew for every pack.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Self
@@ -51,3 +51,18 @@ def send(tensor: Tensor, device: torch.device | str | None) -> Tensor:
     if device is None or torch.device(device).type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fetch(tensor: Tensor) -> Callable[[], Tensor]:
+    """`tensor` on the CPU, once what is returned is called: that waits for no work queued later."""
+    copy = tensor.to("cpu", non_blocking=True)
+    if not tensor.is_cuda:
+        return lambda: copy
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def arrived() -> Tensor:
+        copied.synchronize()
+        return copy
+
+    return arrived

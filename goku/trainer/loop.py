@@ -18,6 +18,7 @@ from goku.contract import metrics
 from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
 from goku.data.loader import Loader, StepBatch
+from goku.nn.spans import fetch
 from goku.parallel.compile import graphs
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
@@ -81,7 +82,7 @@ def advance(trainer: Trainer, until: int) -> bool:
     """
     position, config = trainer.position, trainer.config
     steps = iter(trainer.loader.steps(position.samples_seen))
-    nonfinite = 0
+    updates, nonfinite = trainer.engine.optimizer_steps, 0
     while position.step < until:
         trainer.clock.enter(_step_class(trainer))
         trainer.saving.begin_step()
@@ -101,13 +102,14 @@ def advance(trainer: Trainer, until: int) -> bool:
         norm = trainer.engine.step(rate)
         nonfinite = 0 if math.isfinite(norm) else nonfinite + 1
         if nonfinite == 0:
-            trainer.ema.update(trainer.engine.optimizer_steps)
+            updates += 1  # counted here as well: to read the engine's would wait for the update
+            trainer.ema.update(updates)
         position.step += 1
         position.samples_seen = batch.samples_seen
         trainer.health.finished(position.step)
         row = {
             "step": float(position.step),
-            "loss": loss,
+            "loss": loss(),
             "grad_norm": norm,
             "learning_rate": rate,
             "data_wait_seconds": started - asked,
@@ -123,10 +125,11 @@ def advance(trainer: Trainer, until: int) -> bool:
     return True
 
 
-def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
-    """All micro-batches of a step; the mean loss over the step's samples, None to stop instead.
+def _forward_backward(trainer: Trainer, batch: StepBatch) -> Callable[[], float] | None:
+    """All micro-batches of a step; what reads the mean loss of its samples, None to stop instead.
 
-    Packs are let go of one by one, while the accelerator still computes them.
+    Packs are let go of one by one, while the accelerator still computes them. Reading is
+    collective, and for the end of the step: the accelerator has the update to do by then.
     """
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)  # read once, in the end
@@ -142,7 +145,8 @@ def _forward_backward(trainer: Trainer, batch: StepBatch) -> float | None:
         if trainer.report is not None:
             trainer.report.drew(t_S)
         del pack
-    return float(mesh.sum(total.cpu())) / batch.samples
+    arrived, samples = fetch(total), batch.samples
+    return lambda: float(mesh.sum(arrived())) / samples
 
 
 def _step_class(trainer: Trainer) -> TimeClass:

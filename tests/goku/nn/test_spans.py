@@ -2,7 +2,7 @@
 
 import torch
 
-from goku.nn.spans import Spans
+from goku.nn.spans import Spans, fetch
 
 
 def test_boundaries_run_from_zero_to_the_number_of_tokens() -> None:
@@ -17,3 +17,7 @@ def test_the_host_keeps_its_copy() -> None:
     assert spans.starts.is_meta
     assert spans.lengths == [3, 2]
     assert spans.to("cpu").starts.tolist() == [0, 3, 5]
+
+
+def test_what_is_fetched_arrives_as_it_is() -> None:
+    assert fetch(torch.arange(3))().tolist() == [0, 1, 2]
