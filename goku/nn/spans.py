@@ -8,7 +8,7 @@ integers would be compiled anew for every pack.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def fetch(tensor: Tensor) -> Callable[[], Tensor]:
     copy = tensor.to("cpu", non_blocking=True)
     if not tensor.is_cuda:
         return lambda: copy
-    copied = torch.cuda.Event()
+    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record()
 
     def arrived() -> Tensor:

@@ -21,22 +21,28 @@ def test_training_goes_on_while_the_store_is_away(tenant: Tenant, how: str) -> N
     tenant.reach(name, 30)
     tenant.slow_down(name)
     uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}
+    _committed_after(tenant, name, tenant.heartbeat(name).step or 0)  # no save is under way then
     with tenant.s3.away(frozen=how == "silent"):
         before = tenant.heartbeat(name).step or 0
         time.sleep(OUTAGE_SECONDS[how])
         after = tenant.heartbeat(name).step or 0
     assert after - before >= 10  # on what it had read ahead, with a save under way
-    tenant.until(
-        "durable again",
-        lambda: (latest := tenant.run(name).latest()) is not None and latest.step > after,
-        name=name,
-    )
+    _committed_after(tenant, name, after)
     assert {pod["metadata"]["uid"] for pod in tenant.pods(name)} == uids
     assert len(tenant.attempts(name)) == 1
     log = tenant.goku("logs", name)
     assert "training waited" in log or "was not saved" in log
     tenant.goku("stop", name)
     assert tenant.attempts(name)[0].cause is Cause.YIELDED
+
+
+def _committed_after(tenant: Tenant, name: str, step: int) -> None:
+    """Wait for a checkpoint of a later step."""
+    tenant.until(
+        f"durable after {step}",
+        lambda: (latest := tenant.run(name).latest()) is not None and latest.step > step,
+        name=name,
+    )
 
 
 @pytest.mark.disruptive

@@ -74,7 +74,8 @@ def test_a_pod_deleted_without_grace_costs_at_most_an_interval(
     tenant.reach("torn", 12)
     tenant.cluster.chaos.delete_now(tenant.namespace, tenant.pod("torn", 1))
     first = tenant.ended("torn", 1)
-    assert first.cause in (Cause.LOST, Cause.KILLED)
+    # kubelets leave a pod two seconds all the same, which may be enough to save and leave
+    assert first.cause in (Cause.LOST, Cause.KILLED, Cause.YIELDED)
     assert first.last_step is not None
     assert first.durable_step is not None
     assert first.lost_steps == first.last_step - first.durable_step
