@@ -3,7 +3,8 @@
 `python -m tests.gpu.waits FOLDER` writes latents of noise below a local folder, builds the trainer
 of stage 2 under FSDP2 on this one GPU, and trains it in stretches: from that folder, from the same
 behind a store that answers late, and on images alone, which are the most samples a second. The
-shares are of the rows that the run writes. Nothing is saved. `--size tiny` runs on a CPU.
+shares are of the rows that the run writes. A few more steps run under a profiler: for how much of a
+step the GPU has nothing to do. Nothing is saved. `--size tiny` runs on a CPU, and is not profiled.
 """
 
 import argparse
@@ -14,17 +15,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from goku.config import RunConfig, presets
 from goku.config.overrides import parse
 from goku.contract.pod import PodDir
 from goku.contract.rundir import LATENTS, METRICS, RunDir, locate
 from goku.data.encoding import Sample
-from goku.data.loader import Loader
+from goku.data.loader import Loader, StepBatch
 from goku.data.source import CachedSource, Source
 from goku.parallel.mesh import assume_one_process
 from goku.trainer.build import build, cost_of
@@ -38,6 +43,7 @@ _SKIPPED = 5  # steps of each stretch: its first packs, and what is compiled for
 _IMAGES_ONLY = "stage1"
 _JOINT_SAMPLES = 200  # of each kind: more than the stretches take at one pack a step
 _IMAGE_SAMPLES = 2_200
+_TRACED = 4  # steps under the profiler
 _AHEAD = 8  # packs, a quarter of the default: a full buffer must not hide a slow loader
 _LATENCY_SECONDS, _BYTES_PER_SECOND = 0.05, 50e6  # of one read from the slow store
 _READS, _BYTES = 2, 2  # of a sample: its latent and its caption; of a number in the cache
@@ -58,6 +64,19 @@ class Slow:
         nbytes = _BYTES * (sample.latent_CTHW.numel() + sample.text_LY.numel())
         time.sleep(_READS * _LATENCY_SECONDS + nbytes / _BYTES_PER_SECOND)
         return sample
+
+
+class Traced:
+    """A loader that starts a profiler when its first packs are behind."""
+
+    def __init__(self, loader: Loader, profiler: Any) -> None:
+        self._loader, self._profiler = loader, profiler
+
+    def steps(self, samples_seen: int) -> Iterator[StepBatch]:
+        for number, batch in enumerate(self._loader.steps(samples_seen)):
+            if number == _SKIPPED:
+                self._profiler.start()
+            yield batch
 
 
 class Stretch(NamedTuple):
@@ -183,6 +202,30 @@ def read(config: RunConfig, stretches: Sequence[Stretch]) -> list[Waited]:
     return found
 
 
+def idle(trainer: Trainer, stretch: Stretch) -> float:
+    """The share of a step's time in which the GPU runs nothing; 0 without one."""
+    if not torch.cuda.is_available():
+        return 0.0
+    profiler: Any = profile(activities=[ProfilerActivity.CUDA])
+    traced: Any = Traced(stretch.loader, profiler)
+    until = trainer.position.step + _SKIPPED + _TRACED
+    assert advance(replace(trainer, loader=traced), until), "nobody asks for a stop"
+    torch.cuda.synchronize()
+    profiler.stop()
+    ran = (e for e in profiler.events() or () if e.device_type == DeviceType.CUDA)
+    return gaps([(e.time_range.start, e.time_range.end) for e in ran if not e.is_user_annotation])
+
+
+def gaps(spans: Sequence[tuple[float, float]]) -> float:
+    """The share of the time from the first start to the last end that lies in none of the spans."""
+    begin, end = min(spans)[0], max(stop for _, stop in spans)
+    free, reached = 0.0, begin
+    for start, stop in sorted(spans):
+        free += max(0.0, start - reached)
+        reached = max(reached, stop)
+    return free / (end - begin)
+
+
 def main() -> int:
     faulthandler.dump_traceback_later(_STACKS_SECONDS)
     asked, began = _parse(), time.monotonic()
@@ -206,8 +249,12 @@ def main() -> int:
         train(trainer, stretches)
         tell("training is over")
         found, seconds = read(joint, stretches), trainer.clock.seconds()
+        free = {one.name: idle(trainer, one) for one in (stretches[0], stretches[-1])}
+        tell("steps are profiled")
         trainer.close()
     report(found, seconds, asked)
+    for name, share in free.items():
+        print(f"{name}: the GPU has nothing to do for {share:.1%} of the time")
     tell("done")
     return 0
 
