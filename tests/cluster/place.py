@@ -16,7 +16,6 @@ from goku_platform.settings import Settings
 from tests.cluster.cluster import Cluster
 
 STORE = "s3://bucket/runs"
-RUNTIME = "client-test"
 # Leaves as a supervisor does: it saves on SIGTERM, then 143.
 OBEDIENT = "echo node $GOKU_NODE_RANK; trap 'echo saved; exit 143' TERM; sleep 600 & wait"
 
@@ -30,7 +29,9 @@ class Place:
     def settings(self, **values: Any) -> Settings:
         small = {"gpus_per_node": 0, "memory_gib_per_node": 1, "shm_gib": 1, "scratch_gib": 1}
         where = {"namespace": self.namespace, "image": self.image, "image_pull_policy": "Never"}
-        given = {"store": STORE, "target": "kubernetes", "runtime": RUNTIME, **small, **where}
+        # a runtime belongs to the whole cluster, and tests beside this one remove theirs
+        where["runtime"] = self.namespace
+        given = {"store": STORE, "target": "kubernetes", **small, **where}
         return Settings.build({**given, **values})
 
     def spec(
