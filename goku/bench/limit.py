@@ -41,7 +41,7 @@ class Limit:
         """What one of `sequence` ranks that cut up these samples, in `context` runs, computes."""
         self._layers = model.layers
         device = torch.device("cuda", torch.cuda.current_device())
-        width, hidden = model.width, model.mlp_ratio * model.width
+        width, hidden = model.width, model.mlp_width
         tokens, text = pack.tokens // sequence, sum(pack.text_lengths)
         held = tuple(length // sequence for length in pack.lengths)
         met = tuple(length // context for length in pack.lengths)

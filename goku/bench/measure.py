@@ -119,7 +119,7 @@ def measure(model: ModelConfig, pack: Pack, parallel: ParallelConfig, *, rounds:
         tokens_per_second=1e3 * pack.tokens / step_ms,
         peak_bytes=peak,
         predicted_bytes=expected_bytes(
-            model, pack, policy, weights, eight=parallel.products == "fp8"
+            model, pack, policy, weights, eight=parallel.products != "bf16"
         ),
         host_bytes=torch.cuda.host_memory_stats().get("active_bytes.current", 0),
         predicted_host_bytes=waiting_bytes(model, pack.tokens, policy),

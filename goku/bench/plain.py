@@ -117,11 +117,12 @@ def sample_bytes(
 
     Counted as `goku.parallel.recompute.activation_bytes` counts; gelu's input and output are kept.
     """
-    whole = _ROWS + _HIDDEN * model.mlp_ratio
-    kept, again = (whole, 0) if keep == "none" else (1, whole)
+    whole = _ROWS * model.width + _HIDDEN * model.mlp_width
+    kept, again = (whole, 0) if keep == "none" else (model.width, whole)
     text_blocks = model.layers if keep == "none" else 1
-    rows = tokens * (model.layers * kept + again + _PASSING) + text_tokens * _TEXT * text_blocks
-    return rows * model.width * itemsize
+    values = tokens * (model.layers * kept + again + _PASSING * model.width)
+    values += text_tokens * _TEXT * text_blocks * model.width
+    return values * itemsize
 
 
 def micro_batches(lengths: Sequence[int], at_once: Mapping[int, int]) -> list[list[int]]:

@@ -14,7 +14,7 @@ class ModelConfig(Section):
     layers: int = Field(28, gt=0)
     width: int = Field(1792, gt=0)
     heads: int = Field(28, gt=0)
-    mlp_ratio: int = Field(4, gt=0)  # exactly 4 in all three published sizes
+    mlp_ratio: float = Field(4, gt=0)  # exactly 4 in all three published sizes
     text_width: int = Field(2048, gt=0)  # FLAN-T5 XL's width
     latent_channels: int = Field(16, gt=0)  # not in the paper; CogVideoX's and Wan's choice
     patch_size: int = Field(2, gt=0)  # 1x2x2: the only cut under which 720p for 10 s is 220K tokens
@@ -25,6 +25,10 @@ class ModelConfig(Section):
     @property
     def head_width(self) -> int:
         return self.width // self.heads
+
+    @property
+    def mlp_width(self) -> int:
+        return round(self.mlp_ratio * self.width)
 
     @property
     def token_width(self) -> int:

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from goku.config.errors import ConfigError
 from goku.config.section import Section
 
+Products = Literal["bf16", "fp8_mlp", "fp8"]
+
 _SLACK = 1 / 8  # of a rank's tokens: samples that stay whole do not fill all ranks alike
 
 
@@ -31,8 +33,9 @@ class ParallelConfig(Section):
     replicas: int = Field(1, gt=0)  # of the weights, under fsdp2 (HSDP); one for each node, say
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward; master weights are always fp32
     gradients: Literal["bf16", "fp32"] = "bf16"  # as ranks add them up; micro-batches add in fp32
-    # of the forward's linear layers; fp8 on Hopper GPUs and later, gradients stay in bf16
-    products: Literal["bf16", "fp8"] = "bf16"
+    # of the forward's linear layers; on Hopper GPUs and later fp8, or fp8_mlp for the MLPs alone,
+    # which trains as bf16 does; gradients stay in bf16
+    products: Products = "bf16"
     # the kernel of self- and cross-attention; auto measures those that run at the run's own lengths
     attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
     # of each block; auto: on a GPU in bf16, but not under DeepSpeed's stage 3
@@ -99,9 +102,9 @@ class ParallelConfig(Section):
 
     @model_validator(mode="after")
     def _products_fit_precision(self) -> Self:
-        if self.products == "fp8" and self.precision != "bf16":
+        if self.products != "bf16" and self.precision != "bf16":
             raise ConfigError(
-                "parallel.products=fp8",
+                f"parallel.products={self.products}",
                 f"it needs parallel.precision=bf16, and that is {self.precision}",
                 "Set parallel.precision=bf16, or leave parallel.products out.",
             )

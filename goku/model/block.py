@@ -22,14 +22,14 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, hidden = config.width, config.mlp_ratio * config.width
+        width = config.width
         self.modulation = AdaLN(width, parts=6)
         self.attention_norm = LayerNorm(width)
         self.attention = SelfAttention(width, config.heads)
         self.text_norm = RMSNorm(width)
         self.text_attention = CrossAttention(width, config.heads, config.text_width)
         self.mlp_norm = RMSNorm(width)
-        self.mlp = Mlp(width, hidden)
+        self.mlp = Mlp(width, config.mlp_width)
         self.rowwise: Rowwise = PLAIN
 
     def forward(

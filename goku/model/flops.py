@@ -12,9 +12,9 @@ from goku.config.model import ModelConfig
 def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Sequence[int]) -> int:
     """One forward over samples of n_i tokens and l_i text tokens; N = sum n_i, M = sum l_i.
 
-    With width D, MLP ratio r, text width Y, token width P, timestep features E, S samples:
+    With width D, MLP width H, text width Y, token width P, timestep features E, S samples:
 
-        layer   2 N (6 + 2 r) D^2       self q k v o, cross q o, MLP
+        layer   2 N (6 D + 2 H) D       self q k v o, cross q o, MLP
               + 4 D sum n_i (n_i + l_i) scores and mixing of values, self and cross
               + 4 M Y D                 cross k v
               + 12 S D^2                adaLN
@@ -24,7 +24,7 @@ def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Seq
     tokens, text = sum(lengths), sum(text_lengths)
     pairs = sum(n * (n + text_n) for n, text_n in zip(lengths, text_lengths, strict=True))
     layer = (
-        2 * tokens * (6 + 2 * config.mlp_ratio) * width**2
+        2 * tokens * (6 * width + 2 * config.mlp_width) * width
         + 4 * width * pairs
         + 4 * text * config.text_width * width
         + 12 * samples * width**2

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from goku.config.parallel import Products
 from goku.nn.kernels import advance, eight, gelu, rotate, together
 from goku.nn.layout import Layout
 from goku.nn.norm import LayerNorm, RMSNorm
@@ -27,12 +28,13 @@ except ImportError:
 class Fused:
     """Rowwise on a GPU, fp32 inside whatever the tokens' dtype.
 
-    `eight`: the forward's products are of 8-bit floats. Gradients are those of the products that
-    they stand for, with the weights and rows as they were before they lost bits.
+    With `products` "fp8" those of the forward are of 8-bit floats, with "fp8_mlp" the MLP's alone.
+    Gradients are those of the products that they stand for, with the weights and rows as they were
+    before they lost bits.
     """
 
-    def __init__(self, *, eight: bool = False) -> None:
-        self._eight = eight
+    def __init__(self, products: Products = "bf16") -> None:
+        self._project_in_eight, self._mlp_in_eight = products == "fp8", products != "bf16"
         hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
         self._gelu_in_products = hidden is not None and hopper
 
@@ -78,12 +80,12 @@ class Fused:
     def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
         """Rowwise.project."""
         weights = (each.weight for each in linears)
-        projected: tuple[Tensor, ...] = _Project.apply(x_ND, self._eight, *weights)  # type: ignore[no-untyped-call]
+        projected: tuple[Tensor, ...] = _Project.apply(x_ND, self._project_in_eight, *weights)  # type: ignore[no-untyped-call]
         return projected
 
     def projector(self, x_ND: Tensor) -> Callable[[nn.Linear], Tensor]:
         """Rowwise.projector."""
-        if not self._eight:
+        if not self._project_in_eight:
             return lambda linear: self.project(x_ND, linear)[0]
         rows = eight.quantize(x_ND.detach())
 
@@ -97,7 +99,7 @@ class Fused:
         """Rowwise.mlp."""
         inside = self._gelu_in_products and hidden.serves(y_ND)
         o_ND: Tensor = _Mlp.apply(  # type: ignore[no-untyped-call]
-            y_ND, up.weight, up.bias, down.weight, keep, inside, self._eight
+            y_ND, up.weight, up.bias, down.weight, keep, inside, self._mlp_in_eight
         )
         return o_ND
 

@@ -27,7 +27,7 @@ from goku.nn.operators import CLOSING, PRODUCTS
 Keep = Literal["none", "products", "mlp", "attention", "offload", "full"]
 
 SHARE = 0.9  # of the GPU's memory that a plan may use: the rest is fragmentation and libraries
-# rows that a token keeps: of D without the MLP's, of the MLP's mlp_ratio D; and a text token of D
+# rows that a token keeps: of D without the MLP's, of the MLP's width; and a text token of D
 _ROWS = {"none": 17, "products": 10, "mlp": 4, "attention": 3, "offload": 4, "full": 1}
 _HIDDEN = {"none": 2, "products": 1, "mlp": 0, "attention": 0, "offload": 0, "full": 0}
 _TEXT = {"none": 3, "products": 2, "mlp": 0, "attention": 0, "offload": 0, "full": 0}
@@ -94,7 +94,7 @@ def plan(
 
     `tokens` are those a rank holds of a full pack, with all of its text; `fixed_bytes` are weights,
     gradients and optimizer state, `memory_bytes` is the GPU's memory. `traded`: ranks trade heads;
-    `eight`: the forward's products are of 8-bit floats.
+    `eight`: the forward's products in the MLP are of 8-bit floats.
     """
     limit = int(SHARE * memory_bytes)
     for policy in policies:
@@ -114,16 +114,16 @@ def ladder(
 
     `offload` is among them where half of those suffice. It comes before "full" where a block's
     copy hides behind its forward, and is the last resort elsewhere. With N tokens and P `pairs` of
-    a query and a key, width D and MLP ratio r, it hides where
+    a query and a key, width D and MLP width H, it hides where
 
-        bytes / 50e9 <= (2 N (6 + 2 r) D^2 + 4 D P) / 600e12
+        bytes / 50e9 <= (2 N (6 D + 2 H) D + 4 D P) / 600e12
 
     The backward has twice the time and more, for as much to be copied back.
     """
     offload = Policy("offload")
     if waiting_bytes(model, tokens, offload, traded=traded) > _HOST_SHARE * host_bytes:
         return LADDER
-    products = 2 * tokens * (6 + 2 * model.mlp_ratio) * model.width**2
+    products = 2 * tokens * (6 * model.width + 2 * model.mlp_width) * model.width
     computing = (products + 4 * model.width * pairs) / _COMPUTED
     copying = _block_bytes(model, tokens, traded=traded) / _COPIED
     *cheaper, full = LADDER
@@ -152,13 +152,13 @@ def activation_bytes(
     blocks = _blocks(model, policy)
     for _ in range(_HERE, blocks.count("offload")):
         blocks.remove("offload")
-    kept = [_rows(keep, model.mlp_ratio, eight=eight) for keep in blocks]
-    everything = _rows("none", model.mlp_ratio, eight=eight)
-    passing = max(_PASSING, *(everything - rows for rows in kept))
+    kept = [_values(keep, model, eight=eight) for keep in blocks]
+    everything = _values("none", model, eight=eight)
+    passing = max(_PASSING * model.width, *(everything - values for values in kept))
     attended = sum(keep != "full" for keep in blocks)
-    rows = tokens * (sum(kept) + passing + traded * attended)
-    rows += text_tokens * sum(_TEXT[keep] for keep in blocks)
-    return rows * model.width * itemsize + 8 * model.heads * attended * tokens
+    values = tokens * (sum(kept) + passing + traded * attended * model.width)
+    values += text_tokens * sum(_TEXT[keep] for keep in blocks) * model.width
+    return values * itemsize + 8 * model.heads * attended * tokens
 
 
 def waiting_bytes(model: ModelConfig, tokens: int, policy: Policy, *, traded: bool = False) -> int:
@@ -169,17 +169,18 @@ def waiting_bytes(model: ModelConfig, tokens: int, policy: Policy, *, traded: bo
 
 def _block_bytes(model: ModelConfig, tokens: int, *, traded: bool, itemsize: int = 2) -> int:
     """What one block of `offload` keeps."""
-    rows = _rows("offload", model.mlp_ratio) + traded
-    return tokens * (rows * model.width * itemsize + 8 * model.heads)
+    values = _values("offload", model) + traded * model.width
+    return tokens * (values * itemsize + 8 * model.heads)
 
 
 def _blocks(model: ModelConfig, policy: Policy) -> list[Keep]:
     return [policy.of(number) for number in range(1, model.layers + 1)]
 
 
-def _rows(keep: Keep, mlp_ratio: int, *, eight: bool = False) -> int:
+def _values(keep: Keep, model: ModelConfig, *, eight: bool = False) -> int:
+    """What a token keeps in one block."""
     hidden = min(_HIDDEN[keep], 1) if eight else _HIDDEN[keep]
-    return _ROWS[keep] + hidden * mlp_ratio
+    return _ROWS[keep] * model.width + hidden * model.mlp_width
 
 
 def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:

@@ -38,13 +38,12 @@ def take_kernels(model: nn.Module, config: ParallelConfig, typical: Typical, mes
 
     Raises ConfigError when the attention kernel or the products asked for cannot run here.
     """
-    eight = config.products == "fp8"
-    if eight:
-        _require_eight(mesh.device)
+    if config.products != "bf16":
+        _require_eight(config.products, mesh.device)
     if mesh.device.type == "cuda":
         from goku.nn.fused import Fused  # Triton is there only beside a GPU build of torch
 
-        use(model, Fused(eight=eight))
+        use(model, Fused(config.products))
     for part, shape in _shapes(config, typical).items():
         choice = _agreed(config.attention, shape, mesh)
         if mesh.rank == 0 and mesh.device.type == "cuda":
@@ -54,11 +53,11 @@ def take_kernels(model: nn.Module, config: ParallelConfig, typical: Typical, mes
             attention.attend = choice.attend
 
 
-def _require_eight(device: torch.device) -> None:
+def _require_eight(products: str, device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
         return
     raise ConfigError(
-        "parallel.products=fp8",
+        f"parallel.products={products}",
         "products of 8-bit floats need a GPU of compute capability 9.0 (Hopper) or later",
         "Set parallel.products=bf16.",
     )
@@ -235,7 +234,7 @@ def plan_for(
         memory_bytes=memory_bytes,
         policies=policies if asked is None else (asked,),
         traded=traded,
-        eight=config.products == "fp8",
+        eight=config.products != "bf16",
     )
 
 

@@ -88,14 +88,14 @@ def price(gpu_hours: float | None, settings: Settings) -> float | None:
 def parameters(model: ModelConfig) -> int:
     """Trained parameters of `goku.model.Goku`: paper section 2.2, with an unshared adaLN per block.
 
-    With width D, text width Y, MLP ratio r, token width P and timestep features F:
+    With width D, text width Y, MLP width H, token width P and timestep features F:
     a block has 6D^2 (self-attention and the query and output of cross-attention), 2YD (text keys
-    and values), 4D (query and key norms), 2rD^2 + (r+1)D (MLP), 6D^2 + 6D (adaLN), 2D (norms);
+    and values), 4D (query and key norms), 2HD + H + D (MLP), 6D^2 + 6D (adaLN), 2D (norms);
     around them (P+1)D patches in, FD + D + D^2 + D timesteps, 2D^2 + 2D and (D+1)P out.
     """
-    width, ratio, token = model.width, model.mlp_ratio, model.token_width
+    width, hidden, token = model.width, model.mlp_width, model.token_width
     attention = 6 * width**2 + 2 * model.text_width * width + 4 * width
-    mlp = 2 * ratio * width**2 + (ratio + 1) * width
+    mlp = 2 * hidden * width + hidden + width
     block = attention + mlp + 6 * width**2 + 6 * width + 2 * width
     patches = (token + 1) * width + (2 * token + 1) * token * model.image_conditioned
     timesteps = model.timestep_width * width + width + width**2 + width
@@ -119,14 +119,14 @@ def state_bytes(count: int, parallel: ParallelConfig) -> int:
 def activation_bytes(config: RunConfig) -> int:
     """Bytes that a full pack keeps for its backward on that of its processes with most of it.
 
-    A token keeps in each layer, with width D, MLP ratio r and A heads: 16 + 2r vectors of D in the
+    A token keeps in each layer, with width D, MLP width H and A heads: 16 D + 2 H values in the
     forward's precision, 10 bytes for each of D in modulation and gates, and 8A of attention's sums.
     On an H200 in bf16, with 1B, 2B and 8B models and packs of 4,096 to 19,008 tokens, torch
     allocated 0.5% to 3% more than that, and 1% to 4% more at the backward's peak.
     """
     model = config.model
-    vectors = (16 + 2 * model.mlp_ratio) * _bytes_each(config.parallel) + 10
-    token = model.layers * (model.width * vectors + 8 * model.heads)
+    values = (16 * model.width + 2 * model.mlp_width) * _bytes_each(config.parallel)
+    token = model.layers * (values + 10 * model.width + 8 * model.heads)
     return round(token * config.parallel.rank_tokens(config.data.pack_tokens))
 
 
@@ -136,7 +136,7 @@ def pack_flops(config: RunConfig) -> float:
     Text, timesteps and the ends of the model are left out: under 2% at the published sizes.
     """
     model, length = config.model, config.sample_tokens
-    linear = 2 * (6 + 2 * model.mlp_ratio) * model.width**2
+    linear = 2 * (6 * model.width + 2 * model.mlp_width) * model.width
     attention = 4 * model.width * length
     return 3.0 * config.data.pack_tokens * model.layers * (linear + attention)
 

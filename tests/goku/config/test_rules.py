@@ -94,8 +94,8 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
         ),
         (
             "stage1",
-            ("parallel.products=fp8", "parallel.precision=fp32"),
-            r"parallel.products=fp8: it needs parallel.precision=bf16, and that is fp32",
+            ("parallel.products=fp8_mlp", "parallel.precision=fp32"),
+            r"parallel.products=fp8_mlp: it needs parallel.precision=bf16, and that is fp32",
         ),
         ("stage1", ("model.heads=5",), r"model.heads=5: heads must split the width 1792"),
         ("stage1", ("checkpoint.grace_seconds=240",), r"it must exceed checkpoint.stop_budget_sec"),

@@ -221,8 +221,9 @@ if __name__ == "__main__":
     allow_loops_over_loaded_bounds()
     for name, case in cases().items():
         check(name, case, Fused(), PLAIN)
-    for name in ("project", "one_by_one", "mlp"):
-        check(f"{name} in 8 bits", cases()[name], Fused(eight=True), Eight())
+    for name, of_mlp_alone in (("project", PLAIN), ("one_by_one", PLAIN), ("mlp", Eight())):
+        check(f"{name} in 8 bits", cases()[name], Fused("fp8"), Eight())
+        check(f"{name} beside 8 bits", cases()[name], Fused("fp8_mlp"), of_mlp_alone)
     check_model()
     check_compiled()
     print("equal")

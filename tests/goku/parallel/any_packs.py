@@ -30,6 +30,7 @@ def hollow(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> A
 operators.operator = hollow  # before any operator is made
 
 from goku.config.model import ModelConfig  # noqa: E402
+from goku.config.parallel import Products  # noqa: E402
 from goku.config.presets import SIZES  # noqa: E402
 from goku.model import build  # noqa: E402
 from goku.nn.attend import ops  # noqa: E402
@@ -64,10 +65,10 @@ def step(model: Any, lengths: list[int], texts: list[int]) -> None:
     model(x_NP, torch.rand(len(lengths)), text_MY, layout).square().mean().backward()
 
 
-def case(keep: Keep, *, in_eight: bool) -> tuple[int, int]:
+def case(keep: Keep, products: Products) -> tuple[int, int]:
     torch._dynamo.reset()
     before, model = graphs(), build(MODEL, seed=0)
-    use(model, Fused(eight=in_eight))
+    use(model, Fused(products))
     blocks: list[Any] = list(model.blocks.children())
     for block in blocks:
         block.attention.attend = block.text_attention.attend = attend
@@ -84,9 +85,5 @@ def case(keep: Keep, *, in_eight: bool) -> tuple[int, int]:
 attend = ops.operator("hollow", lambda *_: None, lambda *_: None)  # type: ignore[arg-type, return-value]  # never asked
 torch.compile = functools.partial(torch.compile, backend="aot_eager")  # type: ignore[misc]
 eight._quantize = eight._activate = Nothing()
-for name, keep, in_eight in (
-    ("none", "none", False),
-    ("mlp", "mlp", False),
-    ("fp8", "none", True),
-):
-    print(name, *case(keep, in_eight=in_eight))  # type: ignore[arg-type]  # a Keep
+for keep, products in (("none", "bf16"), ("mlp", "bf16"), ("none", "fp8_mlp"), ("none", "fp8")):
+    print(keep, products, *case(keep, products))  # type: ignore[arg-type]  # a Keep and Products

@@ -44,9 +44,10 @@ def test_a_kernel_that_cannot_run_is_the_users_error() -> None:
         take_kernels(random_model(SMALL), config(attention="fa3"), TYPICAL, MESH)
 
 
-def test_8_bit_products_are_refused_where_no_gpu_has_them() -> None:
-    with pytest.raises(ConfigError, match=r"parallel\.products=fp8: .* 9\.0 \(Hopper\)"):
-        take_kernels(random_model(SMALL), config(products="fp8"), TYPICAL, MESH)
+@pytest.mark.parametrize("products", ["fp8_mlp", "fp8"])
+def test_8_bit_products_are_refused_where_no_gpu_has_them(products: str) -> None:
+    with pytest.raises(ConfigError, match=rf"parallel\.products={products}: .* 9\.0 \(Hopper\)"):
+        take_kernels(random_model(SMALL), config(products=products), TYPICAL, MESH)
 
 
 def test_recomputation_is_applied_on_a_cpu_where_it_is_asked_for() -> None:
