@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from goku.nn.spans import Spans
-from goku.parallel.comm import Group, gather_heads, sum_tokens
-from goku.parallel.sequence import Shared
+from goku.parallel.comm import Group, sum_tokens
+from goku.parallel.sequence import Groups, Shared
 
 _native = torch.ops._c10d_functional
 
@@ -38,23 +38,17 @@ class Overlapped(Shared):
             return start_scatter(x_NAK, heads)
         return start_gather(x_NAK, context) if keys and context is not None else x_NAK
 
-    def __call__(
-        self,
-        q_NAK: Tensor,
-        k_NAK: Tensor,
-        v_NAK: Tensor,
-        q_spans: Spans,
-        k_spans: Spans,
-    ) -> Tensor:
-        heads, context = self._partners[k_spans.slices]
+    def _traded(
+        self, q_NAK: Tensor, k_NAK: Tensor, v_NAK: Tensor, groups: Groups
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        heads, context = groups
         if heads is not None:
             v_NAK, k_NAK, q_NAK = (finish_scatter(x, heads) for x in (v_NAK, k_NAK, q_NAK))
             if context is not None:
                 v_NAK, k_NAK = (start_gather(x_NAK, context) for x_NAK in (v_NAK, k_NAK))
         if context is not None:
             v_NAK, k_NAK = finish_gather(v_NAK), finish_gather(k_NAK)
-        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, q_spans, k_spans)
-        return o_NAK if heads is None else gather_heads(o_NAK, heads)
+        return q_NAK, k_NAK, v_NAK
 
 
 def overlap(model: nn.Module) -> None:

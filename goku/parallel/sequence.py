@@ -48,13 +48,20 @@ class Shared:
         q_spans: Spans,
         k_spans: Spans,
     ) -> Tensor:
-        heads, context = self._partners[k_spans.slices]
+        groups = self._partners[k_spans.slices]
+        o_NAK = self.attend(*self._traded(q_NAK, k_NAK, v_NAK, groups), q_spans, k_spans)
+        return o_NAK if groups.heads is None else gather_heads(o_NAK, groups.heads)
+
+    def _traded(
+        self, q_NAK: Tensor, k_NAK: Tensor, v_NAK: Tensor, groups: Groups
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of this rank's heads, and the keys and values that they meet."""
+        heads, context = groups
         if heads is not None:
             q_NAK, k_NAK, v_NAK = (scatter_heads(x_NAK, heads) for x_NAK in (q_NAK, k_NAK, v_NAK))
         if context is not None:
             k_NAK, v_NAK = gather_tokens(k_NAK, context), gather_tokens(v_NAK, context)
-        o_NAK = self.attend(q_NAK, k_NAK, v_NAK, q_spans, k_spans)
-        return o_NAK if heads is None else gather_heads(o_NAK, heads)
+        return q_NAK, k_NAK, v_NAK
 
 
 def partners(mesh: Mesh) -> dict[int, Groups]:
