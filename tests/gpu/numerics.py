@@ -136,7 +136,7 @@ def main() -> int:
         "no text": ((200, 300, 100), (50, 0, 20)),
     }
     names = []
-    for name in choose.KERNELS:
+    for name in (*choose.KERNELS, "short"):
         try:
             choose.load(name)
         except Exception as problem:
