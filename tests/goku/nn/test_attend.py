@@ -1,10 +1,5 @@
 """Attention operators: gradients, whole graphs, and the choice among kernels."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -13,8 +8,8 @@ from goku.nn.attend.choose import KernelMissing, Shape
 from goku.nn.attend.ops import SAVED
 from goku.nn.spans import Spans
 from tests.goku.nn import by_hand
+from tests.programs import printed
 
-ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 SHAPE = Shape(2, 4, torch.float64, (3, 1, 4), (2, 5, 3))
 
@@ -110,16 +105,7 @@ def test_a_choice_says_what_was_measured_and_what_is_out() -> None:
 
 @pytest.mark.slow
 def test_attention_over_short_keys_equals_pytorchs() -> None:
-    pytest.importorskip("triton", reason="torch's CPU builds come without Triton")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.goku.nn.interpreted_attend"],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.stdout == "equal\n", done.stderr
+    assert printed("tests.goku.nn.interpreted_attend", TRITON_INTERPRET="1") == "equal\n"
 
 
 @pytest.mark.slow
