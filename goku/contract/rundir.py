@@ -8,7 +8,8 @@
     checkpoints/step-00000020/        payload files, then manifest.json: that write is the commit
     pins/step-00000020/<who>          who needs that checkpoint: it is not deleted
     LATEST                            attempt, step and manifest digest: a hint for people and tools
-    metrics/ logs/ samples/           per attempt
+    metrics/attempt-0001.jsonl        a row for each step; further ones in attempt-0001-0002.jsonl
+    logs/ samples/                    per attempt
     clips/ latents/                   what curate and encode runs make
 
 The latest checkpoint is never the highest folder: it is the newest step whose manifest exists,
@@ -23,6 +24,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from itertools import count, takewhile
 
 from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
@@ -50,6 +52,18 @@ def locate(store: str, reference: str) -> str:
     """The URI of a run, given by its name in `store` or by a URI or path of its own."""
     named = "://" not in reference and "/" not in reference
     return f"{store.rstrip('/')}/{reference}" if named else reference
+
+
+def rows_file(attempt: int, part: int) -> str:
+    """The part, from 1 on, of an attempt's rows of metrics."""
+    more = f"-{part:04d}" if part > 1 else ""
+    return f"{METRICS}/attempt-{attempt:04d}{more}.jsonl"
+
+
+def rows_files(store: Store, attempt: int) -> list[str]:
+    """The parts that are there, in the order of their steps."""
+    there = {f"{METRICS}/{name}" for name in store.list(METRICS)}
+    return list(takewhile(there.__contains__, (rows_file(attempt, part) for part in count(1))))
 
 
 class RunDir:

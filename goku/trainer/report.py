@@ -1,12 +1,10 @@
 """What rank 0 tells the world: Prometheus series, rows in the store, lines on the console.
 
-Names come from `goku.contract.metrics`. Rows are kept for one attempt and written as a whole, so
-that a reader never meets half a line and an object store needs no append.
+Names come from `goku.contract.metrics`.
 """
 
 import importlib.util
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -23,6 +21,7 @@ from goku.contract.metrics import LABELS, Metric
 from goku.contract.rundir import METRICS, RunDir
 from goku.trainer.clock import Clock
 from goku.trainer.courier import Courier
+from goku.trainer.rows import Rows
 
 _FLUSH_SECONDS = 10.0
 _LAST_FLUSH_SECONDS = 20.0  # to wait for the store in the end
@@ -62,7 +61,7 @@ class Report:
             counter.labels(**self._labels)
         self._target = target_step
         self._recent: deque[float] = deque(maxlen=50)
-        self._rows: list[dict[str, float]] = []
+        self._rows = Rows(self._courier, attempt)
         self._times = [0] * _BINS
         self._flushed_at = time.monotonic()
         self._failed_saves = 0  # since the last commit
@@ -99,7 +98,7 @@ class Report:
             (metrics.FLOPS, flops),
         ):
             self.add(metric, value)
-        self._rows.append(dict(row))
+        self._rows.add(row)
         self._gpu()
 
     def _gpu(self) -> None:
@@ -165,7 +164,8 @@ class Report:
 
     def line(self, *, tokens_per_second: float) -> None:
         """Print the last step for a person."""
-        row = self._rows[-1]
+        row = self._rows.last
+        assert row is not None, "a line before a step"
         print(
             f"step {row['step']:.0f}/{self._target}  loss {row['loss']:.4f}  "
             f"grad {row['grad_norm']:.3f}  lr {row['learning_rate']:.2e}  "
@@ -175,8 +175,8 @@ class Report:
 
     def note(self, **values: float) -> None:
         """Add values to the row of the last step, such as a validation loss."""
-        if self._rows:
-            self._rows[-1].update(values)
+        if self._rows.last is not None:
+            self._rows.last.update(values)
 
     def flush(self, *, force: bool = False) -> None:
         """Have the rows written if ten seconds have passed; `force` waits for it, within a limit.
@@ -184,14 +184,13 @@ class Report:
         A store that fails costs neither training nor the rows: they are tried again.
         """
         now = time.monotonic()
-        if not self._rows or not (force or now - self._flushed_at > _FLUSH_SECONDS):
+        if self._rows.last is None or not (force or now - self._flushed_at > _FLUSH_SECONDS):
             return
         self._flushed_at = now
-        text = "".join(json.dumps(_finite(row)) + "\n" for row in self._rows)
+        self._rows.send()
         times = json.dumps({"bins": _BINS, "range": [0, 1], "counts": self._times})
-        stem = f"{METRICS}/attempt-{self._attempt:04d}"
-        self._courier.send(f"{stem}.jsonl", text.encode())
-        self._courier.send(f"{stem}-timesteps.json", times.encode())
+        name = f"{METRICS}/attempt-{self._attempt:04d}-timesteps.json"
+        self._courier.send(name, times.encode())
         if force:
             self._courier.drain(seconds=_LAST_FLUSH_SECONDS)
 
@@ -207,8 +206,3 @@ class Report:
 def _of(kind: str) -> Iterator[Metric]:
     """The metrics of a kind, but for the one that the clock gives."""
     return (m for m in metrics.ALL if m.kind == kind and m is not metrics.TIME_SECONDS)
-
-
-def _finite(row: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {key: value if math.isfinite(value) else None for key, value in row.items()}

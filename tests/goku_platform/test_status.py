@@ -9,7 +9,7 @@ import pytest
 from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.pod import PodDir, Progress
-from goku.contract.rundir import RunDir
+from goku.contract.rundir import RunDir, rows_file
 from goku_platform.cluster.client import Sighting
 from goku_platform.cluster.fake import FakeClient
 from goku_platform.jobs.state import RunState
@@ -18,12 +18,12 @@ from goku_platform.settings import Settings
 from tests.goku_platform import made
 
 
-def rows(run: RunDir, attempt: int, steps: range) -> None:
+def rows(run: RunDir, attempt: int, steps: range, part: int = 1) -> None:
     lines = [
         json.dumps({"step": step, "loss": 1 / step, "learning_rate": 1e-3, "step_seconds": 2.0})
         for step in steps
     ]
-    run.store.write(f"metrics/attempt-{attempt:04d}.jsonl", ("\n".join(lines) + "\n").encode())
+    run.store.write(rows_file(attempt, part), ("\n".join(lines) + "\n").encode())
 
 
 def training(run: RunDir, client: FakeClient) -> Training:
@@ -105,6 +105,14 @@ def test_of_many_rows_only_the_newest_are_read(store: str) -> None:
     rows(run, 1, range(1, 3000))
     pace = training(run, FakeClient())
     assert (pace.step, pace.step_seconds) == (2999, 2.0)
+
+
+def test_the_newest_rows_are_in_the_last_part(store: str) -> None:
+    run = made.run(store)
+    made.attempt(run, Cause.RUNNING)
+    for part in range(1, 4):
+        rows(run, 1, range(10 * part, 10 * part + 5), part)
+    assert training(run, FakeClient()).step == 34
 
 
 def test_a_loss_that_was_not_finite_is_unknown(store: str) -> None:

@@ -14,7 +14,7 @@ from goku.contract.attempts import Attempt, Ledger
 from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
 from goku.contract.pod import PodDir, Progress
-from goku.contract.rundir import METRICS, RunDir
+from goku.contract.rundir import RunDir, rows_files
 from goku_platform.cluster.client import Client, Sighting
 from goku_platform.jobs.estimate import parameters, price
 from goku_platform.jobs.state import WORDS, RunState, Wait, state_of
@@ -203,7 +203,10 @@ def _training(run: RunDir, config: RunConfig, newest: Attempt | None) -> Trainin
 
 def _rows(run: RunDir, attempt: Attempt) -> list[dict[str, Any]]:
     """The attempt's newest metrics, one dictionary a step; a cut line is left out."""
-    name = f"{METRICS}/attempt-{attempt.number:04d}.jsonl"
+    files = rows_files(run.store, attempt.number)
+    if not files:
+        return []
+    name = files[-1]
     size = run.store.size(name) or 0
     start = max(0, size - _TAIL_BYTES)
     lines = run.store.read_range(name, start, size).splitlines() if size else []

@@ -11,7 +11,8 @@ import torch
 
 from goku.contract import metrics
 from goku.contract.metrics import TimeClass
-from goku.contract.rundir import RunDir
+from goku.contract.rundir import RunDir, rows_file, rows_files
+from goku.trainer import rows
 from goku.trainer.clock import Clock
 from goku.trainer.report import Report
 
@@ -89,6 +90,27 @@ def test_rows_are_json_lines_without_nan(report: Report, tmp_path: Path) -> None
     assert first["loss"] is None
     assert first["validation_loss_ema"] == 0.25
     assert second["step"] == 2
+
+
+def test_rows_of_a_long_attempt_lie_in_files_that_stay_small(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a flush writes does not grow with the steps behind it."""
+    monkeypatch.setattr(rows, "_MOST", 10)
+    run, sent = RunDir(str(tmp_path / "r")), []
+    monkeypatch.setattr(report._courier, "send", lambda name, data: sent.append((name, data)))
+    for step in range(1, 36):
+        report.stepped({**ROW, "step": float(step)}, tokens=1, samples=1, flops=1)
+        report.note(validation_loss_raw=step / 2)
+        report.flush(force=True)
+    assert max(len(data.splitlines()) for _, data in sent) == 10
+    for name, data in sent:
+        run.store.write(name, data)
+    files = rows_files(run.store, 2)
+    assert files == [rows_file(2, part) for part in range(1, 5)]
+    found = [json.loads(line) for name in files for line in run.store.read(name).splitlines()]
+    assert [row["step"] for row in found] == list(range(1, 36))
+    assert [row["validation_loss_raw"] for row in found] == [step / 2 for step in range(1, 36)]
 
 
 def test_the_histogram_of_timesteps_is_stored_with_the_run(report: Report, tmp_path: Path) -> None:
