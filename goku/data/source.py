@@ -3,7 +3,7 @@
 A source knows the shape of every sample beforehand, so that packing never waits for one.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from goku.config.data import DataConfig
@@ -14,6 +14,10 @@ from goku.data.cache import LatentCache, Meta, read_sample
 from goku.data.encoding import ClipEncoder, Sample, Text, Vae, curated
 from goku.data.records import Kind
 from goku.data.shards import Shard
+
+# Shards whose headers are kept: 0.1 MB each, or 1 KB a clip. A rank meets all shards of its data in
+# time, and of 36 million clips the headers would take 40 GB of every rank.
+_HEADERS = 1 << 13
 
 
 class Entry(NamedTuple):
@@ -62,7 +66,7 @@ class CachedSource:
         placed = [found[id] for id in sorted(found)]
         self.entries = [entry for entry, _ in placed]
         self._shards = [shard for _, shard in placed]
-        self._shard = cache(lambda name: Shard(cached.store, name))  # keeps headers
+        self._shard = lru_cache(_HEADERS)(lambda name: Shard(cached.store, name))
         self._causal = meta.causal
         self._empty_LY = cached.empty()
 

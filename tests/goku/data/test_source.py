@@ -1,5 +1,6 @@
 """Online and cached samples are the same; caches that do not fit or are unfinished are refused."""
 
+import gc
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 from goku.config import ConfigError
 from goku.config.data import DataConfig
 from goku.contract.store import Store
+from goku.data import source
 from goku.data.cache import CacheWriter, LatentCache, Meta
 from goku.data.encoding import EMPTY, ClipEncoder, curated
 from goku.data.loader import Loader
 from goku.data.records import Clip, Kind
+from goku.data.shards import Shard
 from goku.data.source import CachedSource, OnlineSource
 from goku.data.video import BadMedia
 from tests.goku.data.curated import SHARD, write_curated
@@ -135,6 +138,20 @@ def test_the_loader_streams_a_cache(cache: LatentCache) -> None:
     ]
     assert seen == list(range(len(seen)))
     assert len(loader.validation()) == 2
+
+
+def test_headers_of_a_bounded_number_of_shards_are_kept(
+    cache: LatentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_HEADERS", 1)
+    opened = open_cache(cache)
+    gc.collect()
+    before = sum(type(each) is Shard for each in gc.get_objects())
+    for _ in range(2):
+        for index in range(len(opened)):
+            opened.load(index, caption=True)
+    assert len({commit.shard for commit in cache.commits()}) > 1
+    assert sum(type(each) is Shard for each in gc.get_objects()) <= before + 1
 
 
 def test_a_clip_that_two_attempts_encoded_counts_once(cache: LatentCache, clips: Store) -> None:
