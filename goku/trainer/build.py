@@ -36,6 +36,7 @@ from goku.trainer.health import Health
 from goku.trainer.loop import Trainer
 from goku.trainer.objective import Objective
 from goku.trainer.report import Report
+from goku.trainer.samples import require_same
 from goku.trainer.saving import Saving
 from goku.vae.autoencoder import Autoencoder
 
@@ -91,8 +92,10 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
 
 
 def _loader(config: RunConfig, mesh: Mesh) -> Loader:
+    source = _source(config, mesh)
+    require_same(source.entries, config, mesh)
     return Loader(
-        _source(config, mesh),
+        source,
         config.data,
         patch=config.model.patch_size,
         data_rank=mesh.data_rank,
