@@ -50,7 +50,7 @@ class Trainer:
     clock: Clock
     report: Report | None  # rank 0 only
     saving: Saving
-    flops: Callable[[StepBatch], int]  # of one data rank's part of a step
+    flops: Callable[[StepBatch], int]  # of the packs that a batch has
     highest_step: int  # of all earlier attempts: steps up to it are done again
 
     def close(self) -> None:
@@ -93,9 +93,8 @@ def advance(trainer: Trainer, until: int) -> bool:
         with trainer.clock.inside(TimeClass.DATA_WAIT):
             batch = next(steps)
         started = time.perf_counter()
-        flops = trainer.flops(batch) * trainer.mesh.data
-        loss = _forward_backward(trainer, batch)
-        if loss is None:
+        sums = _forward_backward(trainer, batch)
+        if sums is None:
             return False
         rate = learning_rate(config, position.step)
         trainer.saving.before_update()
@@ -107,9 +106,10 @@ def advance(trainer: Trainer, until: int) -> bool:
         position.step += 1
         position.samples_seen = batch.samples_seen
         trainer.health.finished(position.step)
+        loss, flops = sums()
         row = {
             "step": float(position.step),
-            "loss": loss(),
+            "loss": loss / batch.samples,
             "grad_norm": norm,
             "learning_rate": rate,
             "data_wait_seconds": started - asked,
@@ -125,13 +125,17 @@ def advance(trainer: Trainer, until: int) -> bool:
     return True
 
 
-def _forward_backward(trainer: Trainer, batch: StepBatch) -> Callable[[], float] | None:
-    """All micro-batches of a step; what reads the mean loss of its samples, None to stop instead.
+def _forward_backward(
+    trainer: Trainer, batch: StepBatch
+) -> Callable[[], tuple[float, float]] | None:
+    """All micro-batches of a step; what reads the sum of its samples' losses and its FLOPs, over
+    all ranks. None to stop instead.
 
     Packs are let go of one by one, while the accelerator still computes them. Reading is
     collective, and for the end of the step: the accelerator has the update to do by then.
     """
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
+    flops = trainer.flops(batch) / mesh.sequence
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)  # read once, in the end
     for index in range(len(batch.packs)):
         if index and mesh.any(trainer.health.stop_requested()):
@@ -145,8 +149,13 @@ def _forward_backward(trainer: Trainer, batch: StepBatch) -> Callable[[], float]
         if trainer.report is not None:
             trainer.report.drew(t_S)
         del pack
-    arrived, samples = fetch(total), batch.samples
-    return lambda: float(mesh.sum(arrived())) / samples
+    arrived = fetch(total)
+
+    def sums() -> tuple[float, float]:
+        loss, work = mesh.sum(torch.tensor([float(arrived()), flops], dtype=torch.float64)).tolist()
+        return loss, work
+
+    return sums
 
 
 def _step_class(trainer: Trainer) -> TimeClass:
@@ -154,7 +163,7 @@ def _step_class(trainer: Trainer) -> TimeClass:
     return TimeClass.ROLLBACK if again else TimeClass.PRODUCTIVE
 
 
-def _tell(trainer: Trainer, batch: StepBatch, row: dict[str, float], flops: int) -> None:
+def _tell(trainer: Trainer, batch: StepBatch, row: dict[str, float], flops: float) -> None:
     report = trainer.report
     if report is None:
         return

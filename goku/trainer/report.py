@@ -78,7 +78,7 @@ class Report:
     def add(self, metric: Metric, value: float = 1.0) -> None:
         self._counters[metric.name].labels(**self._labels).inc(value)
 
-    def stepped(self, row: Mapping[str, float], *, tokens: int, samples: int, flops: int) -> None:
+    def stepped(self, row: Mapping[str, float], *, tokens: int, samples: int, flops: float) -> None:
         """One finished step: `row` has step, loss, grad_norm, learning_rate, step_seconds,
         imbalance and compiled_graphs.
         """

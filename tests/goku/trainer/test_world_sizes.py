@@ -48,8 +48,8 @@ def attempt(
         original = trainer.report.stepped
         trainer.report.note = lambda **values: rows[-1].update(values)  # type: ignore[method-assign]
 
-        def stepped(row: Any, **values: int) -> None:
-            rows.append(dict(row))
+        def stepped(row: Any, **values: Any) -> None:
+            rows.append(dict(row) | values)
             original(row, **values)
             if len(rows) == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -74,6 +74,7 @@ def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
         assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in lone], 1e-5)
         norms = [row["grad_norm"] for row in other]
         assert norms == pytest.approx([row["grad_norm"] for row in lone], 1e-4)
+        assert [row["flops"] for row in other] == [row["flops"] for row in lone]
 
 
 @pytest.mark.parametrize("conditioned", [False, True], ids=["t2v", "i2v"])
