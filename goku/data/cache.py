@@ -23,6 +23,7 @@ from torch import Tensor
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
 from goku.data.encoding import Sample
+from goku.data.prefetch import at_once
 from goku.data.records import Kind
 from goku.data.shards import Shard, write_shard
 
@@ -132,8 +133,10 @@ class LatentCache:
 
     def commits(self) -> list[Commit]:
         """What counts, in no order that means anything."""
-        names = self.store.list(_COMMITS)
-        return [Commit.model_validate_json(self.store.read(f"{_COMMITS}/{name}")) for name in names]
+        return at_once(self._commit, self.store.list(_COMMITS))
+
+    def _commit(self, name: str) -> Commit:
+        return Commit.model_validate_json(self.store.read(f"{_COMMITS}/{name}"))
 
     def empty(self) -> Tensor:
         """The embedding text_LY of the empty caption, float32."""

@@ -15,10 +15,11 @@ Result = TypeVar("Result")
 
 _END: Any = object()  # after the last item
 _THREADS = 8  # waiting for a store, most of the time
+_SMALL_FILES = 32  # read at once: nothing but waiting, and a store's client has as many connections
 
 
 def ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], *, depth: int
+    work: Callable[[Item], Result], items: Iterable[Item], *, depth: int, threads: int = _THREADS
 ) -> Generator[Result, None, None]:
     """`work` of each item, in the order of the items, at most `depth` of them ahead.
 
@@ -26,7 +27,7 @@ def ahead(
     Close the generator to drop what has not begun.
     """
     items = iter(items)
-    pool = ThreadPoolExecutor(max_workers=min(depth, _THREADS), thread_name_prefix="prefetch")
+    pool = ThreadPoolExecutor(max_workers=min(depth, threads), thread_name_prefix="prefetch")
     try:
         waiting: deque[Future[Result]] = deque(
             pool.submit(work, item) for item in islice(items, depth)
@@ -41,6 +42,14 @@ def ahead(
             yield take()  # and keep no hold of it
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def at_once(read: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`read` of each item, in the order of the items, for small files of a store.
+
+    One after the other, 100,000 of them would take 40 minutes at the 25 ms that S3 takes to answer.
+    """
+    return list(ahead(read, items, depth=_SMALL_FILES, threads=_SMALL_FILES))
 
 
 def beside(items: Iterable[Item]) -> Generator[Item, None, None]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from enum import StrEnum
 from io import BytesIO
+from itertools import chain
 from typing import Self
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from goku.contract.store import Store
+from goku.data.prefetch import at_once
 
 _COMMITS = "commits"
 
@@ -125,7 +127,8 @@ def read_clips(store: Store) -> list[Clip]:
     `store` is the folder of the clips, `<run>/clips`.
     """
     names = [commit.records for commit in read_commits(store) if commit.records is not None]
-    return sorted((clip for name in names for clip in _rows(store, name)), key=lambda clip: clip.id)
+    files = at_once(lambda name: _rows(store, name), names)
+    return sorted(chain.from_iterable(files), key=lambda clip: clip.id)
 
 
 def read_media(store: Store, clip: Clip) -> bytes:
@@ -154,8 +157,9 @@ def read_commits(store: Store) -> list[Commit]:
     names count once, under the first name.
     """
     keys = [name.removesuffix(".json") for name in store.list(_COMMITS) if name.endswith(".json")]
-    found = [commit for key in keys if (commit := find_commit(store, key)) is not None]
-    newest = {commit.source: commit for commit in sorted(found, key=lambda c: c.committed_at)}
+    read = at_once(lambda key: find_commit(store, key), keys)
+    found = sorted((commit for commit in read if commit), key=lambda c: c.committed_at)
+    newest = {commit.source: commit for commit in found}
     by_name = sorted(newest.values(), key=lambda c: c.source, reverse=True)
     unique = {commit.source_sha256: commit for commit in by_name}
     return sorted(unique.values(), key=lambda c: c.source)

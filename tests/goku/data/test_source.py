@@ -1,6 +1,7 @@
 """Online and cached samples are the same; caches that do not fit or are unfinished are refused."""
 
 import gc
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,17 +13,19 @@ from goku.config import ConfigError
 from goku.config.data import DataConfig
 from goku.contract.store import Store
 from goku.data import source
-from goku.data.cache import CacheWriter, LatentCache, Meta
-from goku.data.encoding import EMPTY, ClipEncoder, curated
+from goku.data.cache import CacheWriter, Encoded, LatentCache, Meta
+from goku.data.encoding import EMPTY, ClipEncoder, Sample, curated
 from goku.data.loader import Loader
-from goku.data.records import Clip, Kind
+from goku.data.records import Clip, Commit, Kind, add_commit, read_clips, write_clips
 from goku.data.shards import Shard
 from goku.data.source import CachedSource, OnlineSource
 from goku.data.video import BadMedia
+from tests.goku.data import fakes
 from tests.goku.data.curated import SHARD, write_curated
 from tests.goku.data.fakes import TEXT_WIDTH, FakeText, FakeVae
 
 CONFIG = DataConfig(height=64, width=112, frames=17, fps=12, pack_tokens=512, packs_per_step=2)
+TOGETHER = 4  # reads that wait for one another
 META = Meta(
     vae="v",
     text="t",
@@ -138,6 +141,30 @@ def test_the_loader_streams_a_cache(cache: LatentCache) -> None:
     ]
     assert seen == list(range(len(seen)))
     assert len(loader.validation()) == 2
+
+
+def test_records_and_commits_are_read_many_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every start of every rank reads all of them."""
+    latents, footage = LatentCache(Store(str(tmp_path / "l"))), Store(str(tmp_path / "c"))
+    sample = Sample(torch.zeros(3, 1, 8, 8), torch.zeros(1, TEXT_WIDTH), torch.zeros(3, 8, 8))
+    latents.begin(META, sample.text_LY)
+    for number in range(2 * TOGETHER):
+        name = f"{number:02d}"
+        latents.commit([Encoded(name, Kind.IMAGE, sample)], {})
+        write_clips(footage, f"records/{name}", [fakes.clip(name)])
+        done = Commit(task_key=name, source=name, source_sha256=name, records=f"records/{name}")
+        add_commit(footage, done)
+    read, others = Store.read, threading.Barrier(TOGETHER)
+
+    def wait(self: Store, name: str) -> bytes:
+        others.wait(10)
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", wait)
+    assert len(latents.commits()) == 2 * TOGETHER
+    assert [each.id for each in read_clips(footage)] == [f"{n:02d}" for n in range(2 * TOGETHER)]
 
 
 def test_headers_of_a_bounded_number_of_shards_are_kept(
