@@ -120,7 +120,8 @@ class FsdpEngine:
                 gradient = part.parameter.grad
                 if isinstance(gradient, DTensor):
                     self._gradient[own].add_(gradient.to_local().flatten()[here])
-                part.parameter.grad = None
+        for part in self._parts:  # of which other replicas update some
+            part.parameter.grad = None
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from goku.parallel.engine import Engine
 from tests.net import MICRO_BATCHES, TRAINING, Way, engine_of, inputs, loss_of, net, train_step
@@ -157,6 +158,20 @@ def test_bf16_makes_the_right_first_update(way: Way) -> None:
         assert rank["steps"] == len(RATES)
         assert all(rank["publishing"].values()), rank["publishing"]
         assert all(rank["nonfinite"].values()), rank["nonfinite"]
+
+
+def kept_gradients(way: Way, world: int) -> list[str]:
+    """Parameters that still have a gradient after a step."""
+    engine = engine_of(world, way, "bf16")
+    train_step(engine, 0, RATES[0], dist.get_rank())
+    grads = {name: p.grad for name, p in engine.module.named_parameters()}
+    return [n for n, g in grads.items() if isinstance(g, DTensor) and g.to_local().numel()]
+
+
+@pytest.mark.parametrize("way", [*FSDP, Way("fsdp2", 3, replicas=2)], ids=str)
+def test_no_gradient_outlives_its_step(way: Way) -> None:
+    """Not even of weights that another replica updates."""
+    assert run_ranks(kept_gradients, 2, way, 2) == [[], []]
 
 
 def masters(way: Way, world: int) -> dict[str, list[tuple[int, torch.Tensor]]]:
