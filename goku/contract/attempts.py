@@ -15,6 +15,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from goku.config.errors import ConfigError
 from goku.contract.account import account
 from goku.contract.exits import EXIT_OF, Cause, retried
 from goku.contract.pod import Progress, Verdict
@@ -131,8 +132,16 @@ class Ledger:
         return self.get(numbers[-1]) if numbers else None
 
     def get(self, number: int) -> Attempt:
-        """Raises FileNotFoundError if there is no such attempt."""
-        return Attempt.model_validate_json(self._run.store.read(_name(number)))
+        """Raises FileNotFoundError if there is no such attempt, ConfigError if it is damaged."""
+        try:
+            return Attempt.model_validate_json(self._run.store.read(_name(number)))
+        except ValidationError:
+            raise ConfigError(
+                f"{self._run.uri}/{_name(number)}",
+                "its bytes have changed",
+                "Put it back from a copy, or delete it while nothing of the run lives: the run "
+                "goes on and knows nothing of that attempt.",
+            ) from None
 
     def fruitless(self) -> int:
         """How many attempts at the end of the ledger made nothing durable.

@@ -35,7 +35,8 @@ def read(store: Store) -> Promoted | None:
         return None
     except ValidationError:
         raise CorruptCheckpoint(
-            f"{NAME}: its bytes have changed. Promote a step again: goku-platform ckpt promote."
+            f"{store.uri}/{NAME}: its bytes have changed. Delete it, and promote a step again: "
+            "goku-platform ckpt promote."
         ) from None
 
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, takewhile
+from typing import Any, cast
 
 from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
@@ -110,7 +111,7 @@ class RunDir:
     def _reshaped(self, old: bytes | None, config: RunConfig) -> bytes:
         if old is None:
             raise FileNotFoundError(f"{self.uri}: there is no such run")
-        record = json.loads(old)
+        record = self._frozen(old)
         if RunConfig.build(record["config"]).digest() != config.digest():
             raise ConfigError(
                 f"run {self.name!r}", "a run that exists keeps what it computes", "Launch another."
@@ -119,16 +120,27 @@ class RunDir:
         return json.dumps(record, indent=2).encode()
 
     def config(self) -> RunConfig:
-        """The frozen configuration. Raises FileNotFoundError if there is no such run."""
-        return RunConfig.build(json.loads(self.store.read(_RUN))["config"])
+        """The frozen configuration. Raises FileNotFoundError without a run, ConfigError."""
+        return RunConfig.build(self._frozen(self.store.read(_RUN))["config"])
 
     def exists(self) -> bool:
         return self.store.exists(_RUN)
 
     def identity(self) -> str:
-        """Tells this run from another that had its place before. Raises FileNotFoundError."""
-        created_at = json.loads(self.store.read(_RUN))["created_at"]
+        """Tells this run from another that had its place before. Raises as `config` does."""
+        created_at = self._frozen(self.store.read(_RUN))["created_at"]
         return hashlib.sha256(f"{self.uri} {created_at}".encode()).hexdigest()[:12]
+
+    def _frozen(self, data: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(data)
+            if {"config", "created_at"} <= record.keys():
+                return cast(dict[str, Any], record)
+        except (ValueError, AttributeError):
+            pass
+        raise ConfigError(
+            f"{self.uri}/{_RUN}", "its bytes have changed", "Put it back as it was, from a copy."
+        )
 
     # --- checkpoints
 
@@ -267,17 +279,28 @@ class RunDir:
     def raise_fence(self, attempt: int) -> None:
         """From now on no attempt before `attempt` may commit. A fence is never lowered."""
         self.store.change(
-            _FENCE, lambda old: None if old and int(old) >= attempt else str(attempt).encode()
+            _FENCE,
+            lambda old: None if old and self._holder(old) >= attempt else str(attempt).encode(),
         )
 
     def check_fence(self, attempt: int) -> None:
         """Raise Fenced unless `attempt` is the one that may commit."""
         try:
-            holder = int(self.store.read(_FENCE))
+            holder = self._holder(self.store.read(_FENCE))
         except FileNotFoundError:
             return
         if holder != attempt:
             raise self._fenced(attempt, holder)
+
+    def _holder(self, fence: bytes) -> int:
+        try:
+            return int(fence)
+        except ValueError:
+            raise ConfigError(
+                f"{self.uri}/{_FENCE}",
+                "its bytes have changed",
+                "Delete it while nothing of the run lives: the next attempt writes it anew.",
+            ) from None
 
     def _fenced(self, attempt: int, holder: int) -> Fenced:
         return Fenced(f"attempt {attempt} of {self.name}: attempt {holder} has taken over")

@@ -15,6 +15,7 @@ from pathlib import Path
 from goku.config import ConfigError
 from goku.contract.attempts import Attempt
 from goku.contract.exits import EXIT_OF, Cause, Exit
+from goku.contract.manifest import CorruptCheckpoint
 from goku.contract.rundir import RunDir
 from goku.contract.store import StoreError, StoreUnavailable
 from goku_platform.supervisor import logs, record
@@ -38,7 +39,7 @@ def supervise(stop: StopRequest) -> int:
         return Supervisor(place, stop=stop).run()
     except StoreUnavailable as error:
         return _refuse(error, EXIT_OF[Cause.CRASHED])
-    except (ConfigError, StoreError, FileNotFoundError) as error:
+    except (ConfigError, StoreError, CorruptCheckpoint, FileNotFoundError) as error:
         return _refuse(error, Exit.USER_ERROR)
     except Exception:  # a bug, or the machine: another attempt may fare better
         traceback.print_exc()

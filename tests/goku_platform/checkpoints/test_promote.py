@@ -88,10 +88,14 @@ def test_an_attempt_that_begins_meanwhile_is_noticed(
         promote(run, FakeClient(), 20)
 
 
-def test_a_record_that_has_changed_is_no_record(run: RunDir) -> None:
+def test_a_record_that_has_changed_is_deleted_by_hand(run: RunDir) -> None:
     run.store.write(promoted.NAME, b'{"step": 20, "at')
-    with pytest.raises(CorruptCheckpoint, match=r"promoted: its bytes have changed. Promote"):
-        listing(run)
+    for call in (listing, lambda run: promote(run, FakeClient(), 20)):
+        with pytest.raises(CorruptCheckpoint, match=r"/promoted: its bytes have changed. Delete"):
+            call(run)
+    run.store.delete(promoted.NAME)  # as the message says
+    promote(run, FakeClient(), 20)
+    assert latest(run) == 20
 
 
 def test_the_command(run: RunDir, goku: Call) -> None:

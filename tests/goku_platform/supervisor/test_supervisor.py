@@ -337,6 +337,20 @@ def test_the_program_refuses_an_empty_environment(tmp_path: Path) -> None:
         assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("name", ["run.json", "attempts/0001.json", "fence", "promoted"])
+def test_a_damaged_record_is_not_tried_again(tmp_path: Path, name: str) -> None:
+    run = RunDir(str(tmp_path / "runs" / "sample"))
+    run.freeze(presets.build("sample", store=str(tmp_path / "runs"), size="tiny"), "test")
+    Ledger(run).open(host="pod-0", nodes=1, processes_per_node=1)
+    run.store.write(name, b"{")
+    environ = {**os.environ, "GOKU_RUN": run.uri, "GOKU_POD_DIR": str(tmp_path / "pod")}
+    line = [sys.executable, "-m", "goku_platform.supervisor"]
+    ended = subprocess.run(line, env=environ, capture_output=True, text=True)
+    assert ended.returncode == Exit.USER_ERROR
+    assert ended.stderr.startswith(f"goku: error: {run.uri}/{name}: its bytes have changed. ")
+    assert "Traceback" not in ended.stderr
+
+
 def pids(rig: Rig) -> list[int]:
     return [progress.pid for progress in rig.pod.progress()]
 
