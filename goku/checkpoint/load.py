@@ -79,16 +79,17 @@ class Checkpoint:
 
     def _check_header(self, file: str) -> None:
         entry = self.manifest.files[file]
-        check_header(self.folder.read_range(file, 0, entry.header_nbytes), file, entry)
+        header = self.folder.read_range(file, 0, entry.header_nbytes)
+        check_header(header, file, entry, of=self.folder)
 
     def _fill(self, found: Range) -> None:
         parts, own = found.parts, [_destination(part) for part in found.parts]
         rooms = [there or self._aside(part, found) for part, there in zip(parts, own, strict=True)]
         count = self.folder.read_into(found.file, found.start, *rooms)
         if count < found.end - found.start:
-            raise changed(found.file, found.start + count, found.end)
+            raise changed(found.file, found.start + count, found.end, of=self.folder)
         for part, there, room in zip(parts, own, rooms, strict=True):
-            check_piece(room, part.piece)
+            check_piece(room, part.piece, of=self.folder)
             if there is None:
                 _put(room, part)
 

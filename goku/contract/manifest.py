@@ -70,6 +70,10 @@ class FileEntry(_Record):
     sha256: str | None = None  # format 1 only
 
 
+class _Format(BaseModel):
+    format: int = FORMAT
+
+
 class Manifest(_Record):
     """A whole checkpoint. Tensor names begin with what they are: model/, ema/, exp_avg/, ..."""
 
@@ -103,15 +107,22 @@ class Manifest(_Record):
         if hashlib.sha256(body).hexdigest().encode() != digest:
             raise CorruptCheckpoint(f"{name}: the manifest's own digest does not match its bytes")
         try:
-            manifest = cls.model_validate_json(body)
+            _check_format(_Format.model_validate_json(body).format, name)
+            return cls.model_validate_json(body)
         except ValidationError as error:
-            raise CorruptCheckpoint(f"{name}: not a manifest of this format ({error})") from None
-        if manifest.format not in _READABLE:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
             raise CorruptCheckpoint(
-                f"{name}: format {manifest.format}, this version reads up to {FORMAT}. "
-                "Upgrade goku-platform."
-            )
-        return manifest
+                f"{name}: not a manifest of this format ({where}: {problem['msg']})"
+            ) from None
+
+
+def _check_format(number: int, name: str) -> None:
+    """Before anything else of a manifest: another format may have other fields."""
+    if number not in _READABLE:
+        raise CorruptCheckpoint(
+            f"{name}: format {number}, this version reads up to {FORMAT}. Upgrade goku-platform."
+        )
 
 
 def coverage_gaps(manifest: Manifest) -> Iterator[str]:
@@ -160,23 +171,27 @@ def verify(store: Store, manifest: Manifest, *, progress: Progress = _nothing) -
         yield from (problem for problem in found if problem)
 
 
-def check_piece(data: bytes | memoryview, piece: Piece) -> None:
-    """Raise CorruptCheckpoint unless `data` are the bytes that were written for `piece`."""
+def check_piece(data: bytes | memoryview, piece: Piece, *, of: Store) -> None:
+    """Raise CorruptCheckpoint unless `data` are the bytes that were written for `piece`.
+
+    `of` is the checkpoint's folder, which the error names.
+    """
     if len(data) != piece.nbytes or crc32(data) != piece.crc32:
-        raise changed(piece.file, piece.offset, piece.offset + piece.nbytes)
+        raise changed(piece.file, piece.offset, piece.offset + piece.nbytes, of=of)
 
 
-def check_header(data: bytes | memoryview, name: str, entry: FileEntry) -> None:
+def check_header(data: bytes | memoryview, name: str, entry: FileEntry, *, of: Store) -> None:
     """Raise CorruptCheckpoint unless `data` is the header that was written to file `name`."""
     if len(data) != entry.header_nbytes or crc32(data) != entry.header_crc32:
-        raise changed(name, 0, entry.header_nbytes)
+        raise changed(name, 0, entry.header_nbytes, of=of)
 
 
-def changed(file: str, start: int, end: int) -> CorruptCheckpoint:
+def changed(file: str, start: int, end: int, *, of: Store) -> CorruptCheckpoint:
     """The error for bytes [start, end) of a file that are not what was written."""
     return CorruptCheckpoint(
-        f"{file}: bytes {start} to {end} have changed. "
-        "Resume from another step (goku-platform ckpt ls)."
+        f"{of.uri}/{file}: bytes {start} to {end} have changed. "
+        "Use another step: goku-platform ckpt verify --all finds a whole one, and ckpt promote "
+        "makes the run go on from it."
     )
 
 

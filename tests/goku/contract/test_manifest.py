@@ -92,6 +92,20 @@ def test_another_format_is_refused_with_advice() -> None:
         Manifest.decode(newer.encode())
 
 
+def test_a_format_with_other_fields_is_refused_with_the_same_advice() -> None:
+    body = b'{"format": 3, "stages": []}'
+    newer = body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
+    with pytest.raises(CorruptCheckpoint, match=r"format 3.*Upgrade"):
+        Manifest.decode(newer)
+
+
+def test_a_manifest_with_a_wrong_field_is_refused_on_one_line() -> None:
+    body = b'{"format": 2, "step": "twenty"}'
+    strange = body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
+    with pytest.raises(CorruptCheckpoint, match=r"of this format \(step: Input should be .*\)$"):
+        Manifest.decode(strange)
+
+
 @given(st.sets(st.integers(1, 11)), st.randoms(use_true_random=False))
 def test_pieces_that_tile_have_no_gap_in_any_order(cuts: set[int], random: Random) -> None:
     edges = [0, *sorted(cuts), 12]
@@ -137,8 +151,9 @@ def test_any_flipped_bit_of_a_payload_is_found(at: int, bit: int) -> None:
     hit = [p for p in (piece(0, 5), piece(5, 7)) if p.offset <= at < p.offset + p.nbytes]
     start, end = hit[0].offset, hit[0].offset + hit[0].nbytes
     assert list(verify(store, manifest())) == [f"data: bytes {start} to {end} have changed"]
-    with pytest.raises(CorruptCheckpoint, match=f"data: bytes {start} to {end} have changed"):
-        check_piece(bytes(flipped)[start:end], hit[0])
+    said = f"memory://flipped/data: bytes {start} to {end} have changed. .*ckpt promote"
+    with pytest.raises(CorruptCheckpoint, match=said):
+        check_piece(bytes(flipped)[start:end], hit[0], of=store)
 
 
 def test_bytes_without_a_checksum_are_a_problem(store: Store) -> None:
@@ -170,7 +185,7 @@ def test_format_1_is_still_read(at: int | None, said: list[str], store: Store) -
     assert [problem.split(",")[0] for problem in verify(store, found)] == said
 
 
-def test_the_right_bytes_pass() -> None:
-    check_piece(PAYLOAD[:20], piece(0, 5))
+def test_the_right_bytes_pass(store: Store) -> None:
+    check_piece(PAYLOAD[:20], piece(0, 5), of=store)
     with pytest.raises(CorruptCheckpoint):
-        check_piece(PAYLOAD[:19], piece(0, 5))
+        check_piece(PAYLOAD[:19], piece(0, 5), of=store)

@@ -30,7 +30,7 @@ def stretches(folder: Store, name: str, entry: TensorEntry) -> Iterator[Array]:
         end += piece.length
         if piece.length:
             data = folder.read_range(piece.file, piece.offset, piece.offset + piece.nbytes)
-            check_piece(data, piece)
+            check_piece(data, piece, of=folder)
             yield np.frombuffer(data, BITS[entry.dtype])
     if end != entry.numel:
         raise CorruptCheckpoint(f"{name}: its pieces do not cover it")
