@@ -15,6 +15,7 @@ from goku.contract.rundir import RunDir
 from goku.contract.store import Store, StoreError
 from goku_platform.cluster.client import Check, Sighting
 from goku_platform.cluster.fake import FakeClient
+from goku_platform.cluster.local import LocalClient
 from goku_platform.errors import PlatformError, PreflightError, RunError, TargetError
 from goku_platform.jobs.spec import JobSpec
 from goku_platform.runs import existing, preflight
@@ -368,11 +369,17 @@ def test_force_does_not_change_what_a_run_computes(store: str) -> None:
         start(other, FakeClient(), force=True)
 
 
+def test_a_run_of_another_user_of_this_machine_is_alive_elsewhere(store: str) -> None:
+    run, host = made.run(store), socket.gethostname()
+    attempt = made.attempt(run, Cause.RUNNING)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=(host,)))
+    assert look(run, LocalClient()).elsewhere == host  # which has no job of it
+
+
 @pytest.mark.parametrize(
     ("age", "host", "seen"),
     [
         (60.0, "pod-0", Sighting(alive=False)),  # it is cold
-        (0.0, socket.gethostname(), Sighting(alive=False)),  # it was here, and is gone
         (0.0, "pod-0", Sighting(alive=False, place="JobSet stage1")),  # the target saw it end
     ],
 )

@@ -1,10 +1,10 @@
 """What there is already under a run's name: in the store, on the target, or alive somewhere else.
 
-A target sees only its own jobs. A run that was started from another machine, or in another cluster
-or namespace, shows itself in the store: its newest attempt is open, and its pulse is fresh.
+A target sees only its own jobs. A run that was started from another machine, by another user of
+this one, or in another cluster or namespace, shows itself in the store: its newest attempt is open,
+and its pulse is fresh.
 """
 
-import socket
 import time
 from dataclasses import dataclass, replace
 
@@ -96,7 +96,7 @@ def elsewhere(newest: Attempt | None, pulse: Pulse | None, seen: Sighting | None
         return ""
     if seen and (seen.alive or (seen.alive is False and seen.place)):
         return ""  # the target knows this run, and so knows best
-    if time.time() - pulse.at > _FRESH_SECONDS or socket.gethostname() in pulse.hosts:
+    if time.time() - pulse.at > _FRESH_SECONDS:
         return ""
     return ", ".join(pulse.hosts[:3]) + (", ..." if len(pulse.hosts) > 3 else "")
 
