@@ -39,7 +39,7 @@ class Doomed(BaseModel):
 
 def doomed(run: RunDir, client: Client, part: Part) -> tuple[Doomed, ...]:
     """What `delete` would remove from the store. Raises RunError if the run is alive anywhere."""
-    refuse_alive(look(run, client), verb="resume")
+    refuse_alive(look(run, client))
     if part is Part.NOTHING:
         return ()
     names = [name for name in run.store.walk() if part is Part.ALL or _is_state(name)]
@@ -54,7 +54,7 @@ def doomed(run: RunDir, client: Client, part: Part) -> tuple[Doomed, ...]:
 
 def delete(run: RunDir, client: Client, part: Part) -> None:
     """Remove the job, and of the run what `part` says. Raises RunError if it is alive anywhere."""
-    refuse_alive(look(run, client), verb="resume")
+    refuse_alive(look(run, client))
     client.delete(run.uri)
     if part is Part.NOTHING:
         return

@@ -72,8 +72,11 @@ def stored(run: RunDir) -> Existing:
     )
 
 
-def refuse_alive(found: Existing, *, verb: str, force: bool = False) -> None:
-    """Raise RunError if the run lives; with `force`, only if the target itself sees it live."""
+def refuse_alive(found: Existing, *, verb: str | None = None, force: bool = False) -> None:
+    """Raise RunError if the run lives; with `force`, only if the target itself sees it live.
+
+    `verb` takes over with --force; None for one that cannot.
+    """
     name = found.name
     if found.alive_here:
         raise RunError(
@@ -85,7 +88,9 @@ def refuse_alive(found: Existing, *, verb: str, force: bool = False) -> None:
         raise RunError(
             f"run {name!r}",
             f"it is alive on {found.elsewhere}, which this target does not see",
-            f"Stop it there, or take over: goku-platform {verb} --force. Only one attempt can "
+            "Stop it there."
+            if verb is None
+            else f"Stop it there, or take over: goku-platform {verb} --force. Only one attempt can "
             "commit then, the new one; the other ends as superseded.",
         )
 

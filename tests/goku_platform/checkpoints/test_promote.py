@@ -1,9 +1,11 @@
 """Promote: one record sets later checkpoints aside, whoever commits them and whenever."""
 
+import time
+
 import pytest
 
 from goku.contract import promoted
-from goku.contract.attempts import Ledger
+from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.manifest import CorruptCheckpoint
 from goku.contract.rundir import RunDir
@@ -72,6 +74,13 @@ def test_a_run_that_is_alive_is_left_alone(run: RunDir) -> None:
     client = FakeClient(sightings={run.uri: Sighting(alive=True)})
     with pytest.raises(RunError, match="it is running"):
         promote(run, client, 20)
+
+
+def test_a_run_that_is_alive_elsewhere_is_stopped_there(run: RunDir) -> None:
+    attempt = made.attempt(run, Cause.RUNNING)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0",)))
+    with pytest.raises(RunError, match=r"alive on pod-0, .* Stop it there\.$"):  # it has no --force
+        promote(run, FakeClient(), 20)
 
 
 def test_an_attempt_that_begins_meanwhile_is_noticed(

@@ -37,7 +37,7 @@ def plan(run: RunDir, client: Client, step: int) -> Promotion:
 
     Raises RunError if the run is alive or has no such checkpoint, CorruptCheckpoint.
     """
-    refuse_alive(look(run, client), verb=f"ckpt promote {run.name}")
+    refuse_alive(look(run, client))
     chosen, latest = complete(run, step), run.latest()
     record = _record(run, step)
     aside = [one.step for one in _committed(run) if record.voids(one)]
