@@ -157,6 +157,28 @@ def test_one_machine_is_one_node(store: str, client: LocalClient) -> None:
     assert not Path(os.environ["XDG_STATE_HOME"]).exists()
 
 
+def test_a_job_needs_a_folder_that_can_be_written(store: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for home, ok in ((tmp_path / "new" / "deeper", True), (tmp_path / "file" / "below", False)):
+        *_, state = LocalClient(environ={"XDG_STATE_HOME": str(home)}).preflight(spec(store))
+        assert (state.name, state.ok, "XDG_STATE_HOME" in state.fix) == ("state", ok, not ok)
+        assert not home.exists()
+
+
+def test_a_relative_state_home_does_not_count(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client = LocalClient(environ={**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": "state"})
+    job = spec(store)
+    client.apply(job)
+    until(lambda: client.get(job.run_uri).alive is False)
+    folder = client.get(job.run_uri).pod_dir
+    assert folder is not None
+    assert folder.is_relative_to(tmp_path / ".local" / "state")
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_zombie_is_not_alive() -> None:
     pid = os.fork()
     if pid == 0:

@@ -50,8 +50,7 @@ class LocalClient:
     """Jobs as processes here."""
 
     def __init__(self, *, environ: Mapping[str, str] = os.environ) -> None:
-        default = Path(environ.get("HOME", "~")).expanduser() / ".local" / "state"
-        self._home = Path(environ.get("XDG_STATE_HOME") or default) / "goku-platform"
+        self._home = _state_home(environ) / "goku-platform"
         self._environ = environ
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # whose exit codes we can learn
 
@@ -73,7 +72,7 @@ class LocalClient:
             nodes = Check("nodes", False, f"{error.value}: {error.rule}", error.fix)
         else:
             nodes = Check("nodes", True, "one: this machine")
-        return [nodes, _gpus(spec)]
+        return [nodes, _gpus(spec), _state(self._home)]
 
     def diff(self, spec: JobSpec) -> str:  # noqa: ARG002 - the Protocol's
         """Empty: a process is started or not, there is nothing to compare."""
@@ -219,6 +218,23 @@ def _gpus(spec: JobSpec) -> Check:
         fix = f"Set parallel.processes_per_node to {there} or fewer."
         return Check("gpus", False, f"{detail}: each needs one of its own", fix)
     return Check("gpus", True, detail if there else f"{detail}: they use CPUs")
+
+
+def _state_home(environ: Mapping[str, str]) -> Path:
+    """Where XDG has it. It says that a relative path does not count."""
+    given = Path(environ.get("XDG_STATE_HOME", ""))
+    if given.is_absolute():
+        return given
+    return Path(environ.get("HOME", "~")).expanduser().absolute() / ".local" / "state"
+
+
+def _state(home: Path) -> Check:
+    """Whether what is known of a job can be written down. Makes no folder."""
+    there = next(folder for folder in (home, *home.parents) if os.access(folder, os.F_OK))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Check("state", True, f"{home} can be written")
+    fix = "Set XDG_STATE_HOME to a folder that you may write to."
+    return Check("state", False, f"{home}: it cannot be written", fix)
 
 
 def _here(pod: Path) -> dict[str, str]:

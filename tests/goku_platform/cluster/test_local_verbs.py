@@ -58,7 +58,7 @@ def test_nothing_is_left_to_decide_or_to_compare(store: str, client: LocalClient
 def test_preflight_counts_nodes_and_gpus(store: str, client: LocalClient) -> None:
     checks = {check.name: check for check in client.preflight(spec(store))}
     assert checks["nodes"].ok
-    assert set(checks) == {"nodes", "gpus"}
+    assert set(checks) == {"nodes", "gpus", "state"}
     many = {check.name: check for check in client.preflight(replace(spec(store), nodes=2))}
     assert many["nodes"].ok is False
     assert "Set parallel.nodes=1" in many["nodes"].fix
