@@ -4,7 +4,23 @@ from typing import Any
 
 import pytest
 
+from goku.contract.exits import Exit
 from tests.goku_platform.command import Call
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("parity", "--json", "out"), "'parity' reads only --processes: leave --json out"),
+        (("parity", "--size", "2b"), "leave --size out"),
+        (("parity", "clip-8192"), "'parity' has packs of its own"),
+        (("clip-8192", "peer"), "'peer' has packs of its own"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(goku: Call, words: tuple[str, ...], said: str) -> None:
+    refused = goku("bench", *words)
+    assert refused.code == Exit.USAGE
+    assert said in " ".join(refused.err.split())
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,12 @@ def test_render_makes_every_kind(goku: Call, tmp_path: Path) -> None:
     assert list(yaml.safe_load_all(text)) == [service, job]
 
 
+def test_render_writes_no_json(goku: Call, tmp_path: Path) -> None:
+    refused = goku("render", "stage2", "--json", "--output", "objects")
+    assert (refused.code, "--output writes YAML" in refused.err) == (2, True)
+    assert not (tmp_path / "objects").exists()
+
+
 def test_render_writes_a_chart(goku: Call, tmp_path: Path) -> None:
     nowhere = goku("render", "stage2", "--kind", "helm")
     assert (nowhere.code, "--output DIR" in nowhere.err) == (2, True)

@@ -37,6 +37,7 @@ Plain = Annotated[
 
 
 def bench(
+    context: typer.Context,
     packs: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PACK]...", help="Packs to measure, 'parity' or 'peer'."),
@@ -72,6 +73,7 @@ def bench(
     import subprocess
 
     asked = packs or []
+    _check_alone(context, asked)
     if asked == ["parity"]:
         program = ["goku.apps.parity"]
     else:
@@ -85,6 +87,23 @@ def bench(
             program += ["--costs", str(costs), "--pack-tokens", str(pack_tokens)]
         program += ["--json", str(json_file)] if json_file else []
     raise typer.Exit(subprocess.call(_command(program, processes)))
+
+
+def _check_alone(context: typer.Context, asked: list[str]) -> None:
+    """Raise BadParameter for packs beside 'parity' or 'peer', or options that parity ignores."""
+    alone = next((name for name in asked if name in ("parity", "peer")), None)
+    if alone and len(asked) > 1:
+        raise typer.BadParameter(f"'{alone}' has packs of its own: name no other beside it")
+    if alone == "parity":
+        given = [one for one in context.command.params if _given(context, one.name)]
+        unread = [one.opts[0] for one in given if one.name not in ("packs", "processes")]
+        if unread:
+            raise typer.BadParameter(f"'parity' reads only --processes: leave {unread[0]} out")
+
+
+def _given(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name) if name else None
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _command(program: list[str], processes: int) -> list[str]:

@@ -61,6 +61,8 @@ def render(
 
     if kind is Form.HELM and output is None:
         raise typer.BadParameter("a chart is several files: give a folder, --output DIR")
+    if as_json and output is not None:
+        raise typer.BadParameter("--json is printed, and --output writes YAML: give one of them")
     settings = options.load(profile, store).settings
     request = Request(
         preset=preset, size=size, name=name, start_from=start_from, overrides=tuple(overrides or ())
