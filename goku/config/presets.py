@@ -156,7 +156,7 @@ def build(
     tree = merge({"model": SIZES[size], "parallel": _ENGINES.get(size, {})}, tree)
     if size == "tiny":
         tree = merge(_shrink(tree), _TINY)
-    tree = merge(tree, {"preset": preset, "store": store, "name": name or preset})
+    tree = merge(tree, {"preset": preset, "store": store, "name": preset if name is None else name})
     return RunConfig.build(merge(tree, overrides or {}))
 
 

@@ -16,7 +16,9 @@ from goku.config.errors import ConfigError
 class Section(BaseModel):
     """A frozen group of settings. Units are in the field names; reasons stand beside the fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:

@@ -142,7 +142,7 @@ def load(
     file = path or (DEFAULT_PROFILE if DEFAULT_PROFILE.exists() else None)
     layers: list[tuple[Origin, Mapping[str, Any]]] = [
         ("profile", _read(file) if file else {}),
-        ("environment", _given(environ.get(STORE_VARIABLE))),
+        ("environment", _given(environ.get(STORE_VARIABLE) or None)),  # an empty one is not set
         ("option", _given(store)),
     ]
     origin: dict[str, Origin] = dict.fromkeys(Settings.model_fields, "default")
@@ -154,7 +154,7 @@ def load(
 
 
 def _given(store: str | None) -> dict[str, str]:
-    return {"store": store} if store else {}
+    return {} if store is None else {"store": store}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise SettingsError(
             f"profile {file}", f"it cannot be read ({error.strerror})", "Name another: --profile."
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"profile {file}", f"it is not YAML ({error})", "Mend it.") from None
     if not isinstance(values or {}, dict):
         raise SettingsError(f"profile {file}", "it holds no keys", "Write lines of 'key: value'.")

@@ -52,6 +52,8 @@ def trained(store: str) -> RunDir:
         (["launch", "stage1", "--size", "3b"], 1, "error: size='3b': the sizes are tiny"),
         (["launch", "stage1", "--set", "data.heigth=3"], 1, "Did you mean data.height?"),
         (["launch", "stage1", "--set", "data.height"], 1, "it has no '='"),
+        (["launch", "stage1", "--name", ""], 1, "error: name='': a run's name"),
+        (["launch", "stage1", "--set", "training.learning_rate=inf"], 1, "a finite number"),
         (["launch", "stage1", "--name", "Stage 1"], 1, "error: name='Stage 1': a run's name"),
         (["launch", "stage2", "--size", "tiny"], 1, "error: data.latents=encode: there are no"),
         (["launch", "curate", "--set", "data.source=nowhere"], 1, "it is empty or does not exist"),

@@ -18,6 +18,11 @@ def test_what_blocks_is_interrupted_with_a_next_step() -> None:
     assert time.monotonic() - began < 5
 
 
+def test_an_endless_limit_is_one() -> None:
+    with limit(float("inf"), "status"):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 3600
+
+
 def test_a_retry_loop_does_not_swallow_it() -> None:
     def retry() -> None:
         while True:

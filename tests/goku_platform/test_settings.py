@@ -55,11 +55,25 @@ def test_the_profile_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.M
         ("store: ''", r"store='': it is empty"),
         ("- a", r"it holds no keys"),
         ("a: [", r"it is not YAML"),
+        ("cpus_per_node: .inf", r"cpus_per_node=inf: Input should be a finite number"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint):
         settings.load(write(tmp_path, text), environ={})
+
+
+def test_a_profile_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text("queue: research\n", encoding="utf-16")
+    with pytest.raises(SettingsError, match=r"it is not YAML \('utf-8' codec"):
+        settings.load(tmp_path / "profile.yaml", environ={})
+
+
+def test_an_empty_variable_is_not_set_and_an_empty_option_is(tmp_path: Path) -> None:
+    file = write(tmp_path, "store: s3://profile/runs\n")
+    assert settings.load(file, environ={"GOKU_STORE": ""}).origin["store"] == "profile"
+    with pytest.raises(SettingsError, match="store='': it is empty"):
+        settings.load(file, store="", environ={})
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:

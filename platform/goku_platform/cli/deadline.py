@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _AGAIN_SECONDS = 5.0
+_LONGEST_SECONDS = 1e9  # that the kernel's timer surely takes: for ever
 
 
 class _Overdue(BaseException):
@@ -23,7 +24,8 @@ def limit(seconds: float, verb: str) -> Iterator[None]:
     """Raise OverdueError if the block takes longer. For the main thread."""
     started = time.monotonic()
     before = signal.signal(signal.SIGALRM, _ring)
-    outer, every = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), _AGAIN_SECONDS)
+    until = min(max(seconds, 1e-3), _LONGEST_SECONDS)
+    outer, every = signal.setitimer(signal.ITIMER_REAL, until, _AGAIN_SECONDS)
     try:
         yield
     except _Overdue:

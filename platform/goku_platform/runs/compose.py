@@ -33,7 +33,7 @@ def compose(request: Request, *, store: str) -> RunConfig:
     """The configuration asked for. Raises ConfigError."""
     overrides = parse(request.overrides)
     config = _build(request, store, overrides)
-    if request.start_from:
+    if request.start_from is not None:
         start = _start(config.job, request.start_from)
         config = _build(request, store, merge(overrides, start))
     return _anchored(config)
