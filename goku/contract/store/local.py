@@ -119,7 +119,7 @@ class Folder:
             return {}
 
     def walk(self) -> list[str]:
-        found = (Path(folder, file) for folder, _, files in os.walk(self._root) for file in files)
+        found = map(Path, _files(str(self._root)))
         return sorted(str(path.relative_to(self._root)) for path in found if _listed(path.name))
 
     def list(self, folder: str) -> list[str]:
@@ -142,6 +142,23 @@ class Folder:
         for path in self._root.glob(f"{_PARTIAL}*"):
             if _stale(path, before):
                 path.unlink(missing_ok=True)
+
+
+def _files(folder: str) -> Iterator[str]:
+    """Paths of the files at any depth, and of links to files: of what a reader finds bytes in.
+
+    A pipe would keep it waiting, and a link to nothing would end it.
+    """
+    entries: list[os.DirEntry[str]] = []
+    with suppress(OSError), os.scandir(folder) as listed:  # gone meanwhile, or closed to us
+        entries += listed
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path)
+            continue
+        with suppress(OSError):  # links in a circle
+            if entry.is_file():
+                yield entry.path
 
 
 def _behind(buffers: Sequence[memoryview], filled: int) -> Iterator[memoryview]:

@@ -44,6 +44,17 @@ def test_partial_and_lock_files_are_never_listed(tmp_path: Path) -> None:
     assert store.walk() == store.list() == ["big", "pointer"]
 
 
+def test_only_what_can_be_read_is_walked(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "film.mp4").write_bytes(b"x")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "sub" / "film.mp4")
+    (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "none")
+    (tmp_path / "circle.mp4").symlink_to("circle.mp4")
+    (tmp_path / "folder.mp4").symlink_to(tmp_path / "sub")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert Store(str(tmp_path)).walk() == ["link.mp4", "sub/film.mp4"]
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.binary(max_size=2000), cuts=st.tuples(st.integers(0, 2000), st.integers(0, 2000)))
 def test_a_range_is_a_slice(data: bytes, cuts: tuple[int, int]) -> None:
