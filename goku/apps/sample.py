@@ -1,9 +1,11 @@
 """Draw images and clips from a trained model: `python -m goku.apps.sample`.
 
-Writes `samples/<prompt>-<frames>.png` or `.mp4` below the run's folder.
+Writes `samples/<prompt>-<frames>.png` or `.mp4` below the run's folder, numbered where prompts are
+too much alike.
 """
 
 import re
+from collections.abc import Iterable
 
 from goku.apps.entry import Context, launch
 from goku.config.sampling import SamplingConfig
@@ -16,6 +18,7 @@ from goku.sampling.restore import restore
 from goku.trainer.health import Health
 
 _CRF = 12  # samples are looked at closely
+_STEM_CHARACTERS = 50  # of up to four bytes, and a file's name has 255
 _STORE_AWAY_SECONDS = 300.0  # a sample may have cost minutes; within a step's budget of silence
 
 
@@ -27,11 +30,13 @@ def work(context: Context) -> Cause:
     health.started(0)
     pipeline = restore(config)
     wanted = requests(config.sampling, _first_frame(config.sampling))
+    begins = stems(config.sampling.prompts)
     for done, request in enumerate(wanted, start=1):
         if health.stop_requested():
             return Cause.YIELDED
         health.section("step")
-        name = _write(context.run, request, pipeline.sample(request), config.sampling.fps)
+        pixels, stem = pipeline.sample(request), begins[request.prompt]
+        name = _write(context.run, stem, request, pixels, config.sampling.fps)
         health.finished(done)
         health.durable(done)
         print(f"{name}: {request.prompt!r}", flush=True)
@@ -46,8 +51,22 @@ def _first_frame(config: SamplingConfig) -> Pixels | None:
     return decode(picture, frames=1, fps=config.fps, height=config.height, width=config.width)
 
 
-def _write(run: RunDir, request: Request, pixels: Pixels, fps: float) -> str:
-    stem = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:60]
+def stems(prompts: Iterable[str]) -> dict[str, str]:
+    """What the files of each prompt begin with: its words, in any script.
+
+    All have their number before them where words alone do not tell every prompt from the others.
+    """
+    words = {
+        prompt: re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:_STEM_CHARACTERS]
+        for prompt in prompts
+    }
+    if all(words.values()) and len(set(words.values())) == len(words):
+        return words
+    numbered = enumerate(words.items(), start=1)
+    return {prompt: f"{number:03d}-{stem}".rstrip("-") for number, (prompt, stem) in numbered}
+
+
+def _write(run: RunDir, stem: str, request: Request, pixels: Pixels, fps: float) -> str:
     if request.frames == 1:
         name, data = f"{stem}-1.png", encode_png(pixels[0])
     else:
