@@ -179,6 +179,19 @@ def test_a_relative_state_home_does_not_count(
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.parametrize("left", [b"", b'{"run_uri": "/ru', b"\xff"])
+def test_half_a_record_is_none(store: str, client: LocalClient, left: bytes) -> None:
+    job = spec(store)
+    client.apply(job)
+    until(lambda: client.get(job.run_uri).alive is False)
+    [record] = (Path(os.environ["XDG_STATE_HOME"]) / "goku-platform").glob("*/process.json")
+    record.write_bytes(left)
+    assert client.get(job.run_uri).alive is False
+    assert client.list() == []
+    client.apply(job)
+    assert [seen.run_uri for seen in client.list()] == [job.run_uri]
+
+
 def test_a_zombie_is_not_alive() -> None:
     pid = os.fork()
     if pid == 0:

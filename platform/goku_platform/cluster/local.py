@@ -122,9 +122,9 @@ class LocalClient:
             time.sleep(_POLL_SECONDS)
 
     def list(self) -> Sequence[Seen]:
-        files = self._home.glob("*/process.json")
-        uris = [_Record.model_validate_json(file.read_text()).run_uri for file in files]
-        return [Seen(uri, self.get(uri)) for uri in sorted(uris)]
+        records = map(_read, self._home.glob("*/process.json"))
+        uris = sorted(record.run_uri for record in records if record)
+        return [Seen(uri, self.get(uri)) for uri in uris]
 
     def logs(
         self, run_uri: str, *, node: int | None = None, previous: bool = False, follow: bool = False
@@ -183,8 +183,7 @@ class LocalClient:
         return self._home / hashlib.sha256(run_uri.rstrip("/").encode()).hexdigest()[:16]
 
     def _record(self, run_uri: str) -> _Record | None:
-        path = self._folder(run_uri) / "process.json"
-        return _Record.model_validate_json(path.read_text()) if path.exists() else None
+        return _read(self._folder(run_uri) / "process.json")
 
     def _refuse_if_alive(self, spec: JobSpec) -> None:
         record = self._record(spec.run_uri)
@@ -273,6 +272,14 @@ def _birth(pid: int) -> str | None:
     fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
     state, ticks = fields[0], fields[19]
     return None if state in "ZX" else f"{boot}:{ticks}"
+
+
+def _read(path: Path) -> _Record | None:
+    """None too if a machine that lost power left half of it: then the run's pulse has to tell."""
+    try:
+        return _Record.model_validate_json(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _replace(path: Path, text: str) -> None:
