@@ -2,6 +2,7 @@
 
 import yaml
 
+from goku_platform.jobs import names
 from goku_platform.jobs.spec import JobSpec
 from goku_platform.render import chart
 from goku_platform.settings import Kind
@@ -35,6 +36,14 @@ def test_every_value_has_its_comment() -> None:
     lines = files(rendering.one_cpu_node(Kind.JOB))["values.yaml"].splitlines()
     assert all(comment.startswith("# ") for comment in lines[::2])
     assert not any(value.startswith("#") for value in lines[1::2])
+
+
+def test_the_notes_say_which_configuration_to_freeze() -> None:
+    spec = rendering.two_gpu_nodes(Kind.JOBSET)
+    notes = files(spec)["templates/NOTES.txt"]
+    assert f"of digest {spec.annotations[names.CONFIG_DIGEST]}," in notes
+    assert "--size, --from and --set that this chart was rendered with" in notes
+    assert f"render {spec.labels[names.PRESET]} --name {spec.name} --store {{{{" in notes
 
 
 def test_what_looks_like_an_action_is_text() -> None:

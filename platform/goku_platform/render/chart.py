@@ -52,7 +52,11 @@ def files(spec: JobSpec) -> Mapping[str, str]:
         "Chart.yaml": _chart(spec),
         "values.yaml": _values(spec),
         "templates/job.yaml": _templates(spec),
-        "templates/NOTES.txt": _NOTES.format(name=spec.name),
+        "templates/NOTES.txt": _NOTES.format(
+            name=spec.name,
+            preset=spec.labels[names.PRESET],
+            digest=spec.annotations[names.CONFIG_DIGEST],
+        ),
     }
 
 
@@ -60,8 +64,9 @@ _NOTES = """\
 Run {name} of {{{{ .Values.store }}}}, in namespace
 {{{{ .Values.namespace | default .Release.Namespace }}}}.
 
-Its configuration must be in the store before the first pod starts:
-    goku-platform render PRESET --name {name} --freeze
+Its configuration, of digest {digest}, must be in the store before the first pod starts. Freeze
+it with the --size, --from and --set that this chart was rendered with: another would be trained.
+    goku-platform render {preset} --name {name} --store {{{{ .Values.store }}}} --freeze ...
 Watch it:
     goku-platform status {name} --store {{{{ .Values.store }}}}
 """
