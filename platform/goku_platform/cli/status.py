@@ -133,7 +133,7 @@ def _progress(state: "Status", training: "Training") -> "Facts":
     return {
         "step": f"{step} of {training.target_step}",
         "durable": "nothing yet" if training.durable_step is None else str(training.durable_step),
-        "lost": f"{state.lost_steps} steps were done twice" if state.lost_steps else None,
+        "lost": f"{state.lost_steps} steps were not saved in time" if state.lost_steps else None,
         "loss": None if training.loss is None else f"{training.loss:.4f}",
         "pace": pace,
     }

@@ -57,7 +57,7 @@ class Status(BaseModel):
     pods: dict[str, int] = {}  # how many are in which phase
     trouble: str = ""  # the first bad event
     goodput: float | None = None  # productive seconds over all seconds of all attempts; training
-    lost_steps: int = 0  # finished more than once, over all attempts
+    lost_steps: int = 0  # finished and not saved, over all attempts: to be done again
     gpu_hours: float | None = None  # of all attempts; None on CPUs
     cost: float | None = None  # of those, where the profile has a rate
     section: str | None = None  # what rank 0 is doing
