@@ -12,6 +12,8 @@ class CheckpointConfig(Section):
     """The save intervals, what is kept, and the time budget: grace > stop budget > save > step."""
 
     interval_steps: int = Field(500, gt=0)
+    # Also where so long has passed since the last save began: steps may take minutes. null: never.
+    interval_seconds: float | None = Field(1800, gt=0)
     # Copy the state and save it beside training; false: training waits, and no memory is needed.
     background: bool = True
     # A folder on every node's own disk, saved to more often: what a restart finds first.

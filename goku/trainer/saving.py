@@ -47,6 +47,7 @@ class Saving:
         self._mesh, self._engine, self._ema = mesh, engine, ema
         self._health, self._clock, self._report = health, clock, report
         self._measured: tuple[int, dict[str, float]] = (-1, {})
+        self._last_began = time.monotonic()  # of the saves to the store
         if config.background:
             saver.reserve(self._pieces())
 
@@ -71,7 +72,11 @@ class Saving:
         if step % config.interval_steps == 0:
             self._wait_for_the_last()
             self._save(Tier.STORE, background=config.background)
-        elif self._due_on_nodes(step) and not self._saver.in_flight:
+        elif self._saver.in_flight:
+            return
+        elif self._overdue():
+            self._save(Tier.STORE, background=config.background)
+        elif self._due_on_nodes(step):
             self._save(Tier.NODE, background=config.background)
 
     def last(self) -> None:
@@ -103,6 +108,12 @@ class Saving:
         except SaveFailed as failure:
             raise Unsaved(f"asked to stop, but {failure}") from failure
 
+    def _overdue(self) -> bool:
+        limit = self._config.interval_seconds
+        if limit is None:
+            return False
+        return self._mesh.any(time.monotonic() - self._last_began > limit)
+
     def _due_on_nodes(self, step: int) -> bool:
         interval = self._config.local_interval_steps
         return interval is not None and step % interval == 0
@@ -126,6 +137,8 @@ class Saving:
         self._enter()
         begin: Callable[..., Saved | None] = self._saver.start if background else self._saver.save
         measured_at, losses = self._measured
+        if tier is Tier.STORE:
+            self._last_began = time.monotonic()
         if background and self._report is not None:
             self._report.set(metrics.CHECKPOINT_IN_FLIGHT, 1)
         return self._settle(

@@ -182,6 +182,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
         "at most 256 tokens: 2 packs, 1 on each data rank",
         "layout      2 data x 1 sequence, deepspeed stage 2, fp32",
         "every 20 steps",
+        ", at the latest after 30 min",
         "GPU hours; the profile has no price_per_gpu_hour",
         "nothing was started",
     ):

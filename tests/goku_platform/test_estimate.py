@@ -151,6 +151,21 @@ def test_the_share_of_saving_falls_with_the_interval() -> None:
     assert often > seldom > 0
 
 
+def test_steps_of_minutes_are_saved_by_the_clock() -> None:
+    shares = []
+    for steps, seconds in ((500, 1800), (1000, 1800), (500, None)):
+        saved = {"interval_steps": steps, "interval_seconds": seconds}
+        config = presets.build(
+            "stage2-720x1280", store="m://", size="8b", overrides={"checkpoint": saved}
+        )
+        shares.append(estimate(config, Settings()).saving_share)
+    by_clock, seldom, never = shares
+    assert by_clock == seldom
+    assert by_clock is not None
+    assert never is not None
+    assert by_clock > never
+
+
 def test_nothing_is_pretended_about_cpus() -> None:
     numbers = estimate(made.config("memory://"), Settings(gpus_per_node=0, price_per_gpu_hour=1))
     assert numbers.state_bytes_per_process is not None

@@ -143,10 +143,12 @@ def _price(numbers: "Estimate", settings: "Settings") -> str | None:
 def _checkpoint(config: "RunConfig", numbers: "Estimate") -> str:
     from goku_platform.cli.output import duration, share, size
 
-    interval = config.checkpoint.interval_steps
+    interval, seconds = config.checkpoint.interval_steps, config.checkpoint.interval_seconds
     text = f"{size(numbers.checkpoint_bytes)} every {interval} steps"
     if numbers.step_seconds is not None:
         text += f" or {duration(numbers.step_seconds * interval)}"
+    if seconds is not None:
+        text += f", at the latest after {duration(seconds)}"
     if numbers.saving_share is not None:
         text += f", {share(numbers.saving_share)} of the time goes into saving"
     return text

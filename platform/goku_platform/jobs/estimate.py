@@ -6,9 +6,11 @@ two: enough to see that a run takes a week and not a day, or that no stop budget
 Nothing is said of memory and pace on CPUs.
 """
 
+import math
 from dataclasses import dataclass
 
 from goku.config import RunConfig
+from goku.config.checkpoint import CheckpointConfig
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.run import Job
@@ -74,8 +76,13 @@ def estimate(config: RunConfig, settings: Settings) -> Estimate:
         hours=hours,
         gpu_hours=gpu_hours,
         price=price(gpu_hours, settings),
-        saving_share=save / (save + step * config.checkpoint.interval_steps) if step else None,
+        saving_share=save / (save + _between_saves(config.checkpoint, step)) if step else None,
     )
+
+
+def _between_saves(config: CheckpointConfig, step_seconds: float) -> float:
+    """Seconds: a save is due after some steps or some time, whichever ends first."""
+    return min(step_seconds * config.interval_steps, config.interval_seconds or math.inf)
 
 
 def price(gpu_hours: float | None, settings: Settings) -> float | None:

@@ -124,6 +124,19 @@ def in_the_foreground(store: Path) -> Any:
     return train(trainer)
 
 
+def overdue(store: Path, behind: float) -> Any:
+    """No step is to be saved by its number; rank 1 has not seen a save for so many seconds."""
+    trainer = begin(
+        store,
+        "training.steps=4",
+        "checkpoint.background=false",
+        "checkpoint.interval_seconds=100000",
+    )
+    if trainer.mesh.rank == 1:
+        trainer.saving._last_began -= behind
+    return train(trainer)
+
+
 def too_little_memory(store: Path) -> str:
     PATCH.setattr(memory, "room", lambda: Room(1000, 4000, "the cgroup's memory.max"))
     try:
@@ -159,6 +172,15 @@ def test_without_the_background_nothing_is_copied(tmp_path: Path) -> None:
     world.encode(tmp_path)
     assert run_ranks(in_the_foreground, 2, tmp_path) == [Cause.DONE] * 2
     assert [found.step for found in RunDir(f"{tmp_path}/run").complete()] == [8, 6, 3]
+
+
+@pytest.mark.parametrize(("behind", "saved"), [(0.0, [4]), (200_000.0, [4, 1])])
+def test_a_save_is_due_after_a_time_and_all_ranks_begin_it(
+    tmp_path: Path, behind: float, saved: list[int]
+) -> None:
+    world.encode(tmp_path)
+    assert run_ranks(overdue, 2, tmp_path, behind) == [Cause.DONE] * 2
+    assert [found.step for found in RunDir(f"{tmp_path}/run").complete()] == saved
 
 
 def test_memory_that_is_too_small_is_the_users_error_on_all_ranks(tmp_path: Path) -> None:
