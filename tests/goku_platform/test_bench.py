@@ -50,6 +50,8 @@ def test_what_is_started(
     goku: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], started: str
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr("subprocess.call", lambda command: calls.append(command) or 1)
+    monkeypatch.setattr("subprocess.call", lambda *given, **more: calls.append((given, more)) or 1)
     assert goku("bench", *words).code == 1
-    assert [" ".join(command[1:]) for command in calls] == [started]
+    [([command], more)] = calls
+    assert " ".join(command[1:]) == started
+    assert more["env"]["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"  # as a run's ranks

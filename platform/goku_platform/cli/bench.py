@@ -70,7 +70,10 @@ def bench(
     measures diffusers' Wan transformer beside ours. --plain says what the platform brings: the
     same model, samples and engine without its attention, kernels, compilation and packs.
     """
+    import os
     import subprocess
+
+    from goku.contract import env
 
     asked = packs or []
     _check_alone(context, asked)
@@ -86,7 +89,8 @@ def bench(
         if costs:
             program += ["--costs", str(costs), "--pack-tokens", str(pack_tokens)]
         program += ["--json", str(json_file)] if json_file else []
-    raise typer.Exit(subprocess.call(_command(program, processes)))
+    environ = {**os.environ, **env.allocator(os.environ)}  # as a run's ranks
+    raise typer.Exit(subprocess.call(_command(program, processes), env=environ))
 
 
 def _check_alone(context: typer.Context, asked: list[str]) -> None:

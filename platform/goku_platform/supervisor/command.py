@@ -57,6 +57,7 @@ def environment(
     return {
         "OMP_NUM_THREADS": str(threads),
         env.METRICS_PORT: "0",
+        **env.allocator(base),
         **kept,
         "RANK": str(place.node_rank),  # of a program without torchrun, which sets its own
         "WORLD_SIZE": str(place.nodes),

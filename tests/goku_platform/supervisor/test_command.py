@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from goku.config.run import Job
 from goku.contract.attempts import Attempt
 from goku_platform.supervisor import command
@@ -50,3 +52,14 @@ def test_the_environment_names_the_attempt_and_drops_the_operators() -> None:
     kept = command.environment({"OMP_NUM_THREADS": "5"}, ALONE, attempt=attempt, processes=2)
     assert kept["OMP_NUM_THREADS"] == "5"
     assert kept["GOKU_METRICS_PORT"] == "0"
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_memory_of_gpus_grows_in_place_unless_the_user_says_how(name: str) -> None:
+    attempt = Attempt(number=3, started_at=12.5)
+    ours = command.environment({}, ALONE, attempt=attempt, processes=1)
+    assert ours["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    theirs = command.environment({name: "backend:native"}, ALONE, attempt=attempt, processes=1)
+    assert {key: value for key, value in theirs.items() if "ALLOC" in key} == {
+        name: "backend:native"
+    }
