@@ -163,8 +163,8 @@ def _head(asked: argparse.Namespace) -> dict[str, Any]:
 def read(arguments: list[str] | None) -> argparse.Namespace:
     """What is asked for.
 
-    Raises ConfigError for a pack that does not exist, for a model without blocks, and for options
-    that exclude one another.
+    Raises ConfigError for a pack that does not exist, for a model without blocks, for options that
+    exclude one another, and for a file that could not be written in the end.
     """
     asked = _parser().parse_args(arguments)
     for name in asked.packs:
@@ -187,6 +187,9 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
         )
     if asked.train and not (asked.packs or asked.plain):
         raise ConfigError("--train", "it needs a pack", f"Name some: {', '.join(PACKS)}.")
+    for file in (asked.json, asked.costs):
+        if file is not None and not os.access(file.parent, os.W_OK):
+            raise ConfigError(str(file), "its folder cannot be written to", "Name another file.")
     return asked
 
 

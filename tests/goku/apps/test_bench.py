@@ -33,6 +33,7 @@ def test_a_pack_has_its_own_recomputation_until_another_is_set() -> None:
         ("--peer --layers 4", "--layers 4: --peer measures a model of its own"),
         ("--peer --train engine=fsdp2", "--peer --train: it measures no whole steps"),
         ("--train engine=fsdp2", "--train: it needs a pack"),
+        ("clip-8192 --json no/such/f.json", "no/such/f.json: its folder cannot be written to"),
     ],
 )
 def test_what_makes_no_sense_is_the_users_error(
