@@ -100,6 +100,10 @@ def test_the_runtime_is_that_of_a_profile_with_the_same_values() -> None:
         ("launcher.kinds={mpijob}", "launcher.kinds.0|launcher/kinds/0"),
         ("namespace.create=true", "the release's own namespace is there already"),
         ("monitoring.port=http", "monitoring.port|monitoring/port"),
+        (
+            "monitoring.rules.enabled=true,monitoring.rules.disabled={GokuGone}",
+            "there is no alert GokuGone",
+        ),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_made(values: str, words: str) -> None:
