@@ -99,7 +99,6 @@ class Report:
         ):
             self.add(metric, value)
         self._rows.add(row)
-        self._gpu()
 
     def _gpu(self) -> None:
         """Rank 0's GPU: memory by PyTorch, the rest by NVML where the `gpu` extra is installed."""
@@ -187,6 +186,8 @@ class Report:
         if self._rows.last is None or not (force or now - self._flushed_at > _FLUSH_SECONDS):
             return
         self._flushed_at = now
+        if not force:  # in the end the GPU may be lost
+            self._gpu()  # NVML takes milliseconds: not every step
         self._rows.send()
         times = json.dumps({"bins": _BINS, "range": [0, 1], "counts": self._times})
         name = f"{METRICS}/attempt-{self._attempt:04d}-timesteps.json"
