@@ -9,6 +9,7 @@
     pins/step-00000020/<who>          who needs that checkpoint: it is not deleted
     LATEST                            attempt, step and manifest digest: a hint for people and tools
     metrics/attempt-0001.jsonl        a row for each step; further ones in attempt-0001-0002.jsonl
+    metrics/attempt-0001-samples.json what it read: how many samples, and their digest
     logs/ samples/                    per attempt
     clips/ latents/                   what curate and encode runs make
 
@@ -65,6 +66,11 @@ def rows_files(store: Store, attempt: int) -> list[str]:
     """The parts that are there, in the order of their steps."""
     there = {f"{METRICS}/{name}" for name in store.list(METRICS)}
     return list(takewhile(there.__contains__, (rows_file(attempt, part) for part in count(1))))
+
+
+def samples_file(attempt: int) -> str:
+    """How many samples an attempt trains on, and a digest of them in their order."""
+    return f"{METRICS}/attempt-{attempt:04d}-samples.json"
 
 
 class RunDir:

@@ -28,7 +28,7 @@ from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
 from goku.parallel.tune import Typical
 from goku.text.encoder import TextEncoder
-from goku.trainer import restart
+from goku.trainer import restart, samples
 from goku.trainer.clock import Clock
 from goku.trainer.ema import Ema
 from goku.trainer.evaluate import Validation
@@ -36,7 +36,6 @@ from goku.trainer.health import Health
 from goku.trainer.loop import Trainer
 from goku.trainer.objective import Objective
 from goku.trainer.report import Report
-from goku.trainer.samples import require_same
 from goku.trainer.saving import Saving
 from goku.vae.autoencoder import Autoencoder
 
@@ -47,18 +46,22 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
     Raises ConfigError for what the user must mend, CorruptCheckpoint for state that has changed.
     """
     mesh = connect(config.parallel)
-    loader = _loader(config, mesh)
+    source = _source(config, mesh)
+    seen = samples.require_same(source.entries, config, mesh)
+    loader = _loader(source, config, mesh)
     objective = Objective(Timesteps(config.flow), config.training.seed, mesh)
     validation = Validation(list(loader.validation()), objective, mesh)
     engine = _engine(config, mesh)
     ema = Ema(engine.fragments(), decay=config.training.ema_decay)
     report = _report(run, config, clock, attempt) if mesh.rank == 0 else None
+    if mesh.rank == 0:
+        samples.record(seen, run, attempt)
     # Nothing here draws from the global generators; what a researcher adds may, and must resume.
     torch.manual_seed(config.training.seed + mesh.rank)
     node = _node_dir(run, config, attempt)
     with clock.inside(TimeClass.RESTORE):
         position = restart.begin(
-            run, node, config, engine=engine, ema=ema, mesh=mesh, report=report
+            run, node, config, engine=engine, ema=ema, mesh=mesh, report=report, seen=seen
         )
     health.started(position.step)
     saving = Saving(
@@ -91,9 +94,7 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
     )
 
 
-def _loader(config: RunConfig, mesh: Mesh) -> Loader:
-    source = _source(config, mesh)
-    require_same(source.entries, config, mesh)
+def _loader(source: Source, config: RunConfig, mesh: Mesh) -> Loader:
     return Loader(
         source,
         config.data,

@@ -17,6 +17,7 @@ from goku.parallel.mesh import Mesh
 from goku.trainer.ema import Ema
 from goku.trainer.position import Position
 from goku.trainer.report import Report
+from goku.trainer.samples import Seen, changed
 
 
 def begin(
@@ -28,9 +29,11 @@ def begin(
     ema: Ema,
     mesh: Mesh,
     report: Report | None,
+    seen: Seen,
 ) -> Position:
     """Fill engine and average, and say where training stands. Collective.
 
+    `seen` is what this attempt trains on: rank 0 warns where it went on from other samples.
     Raises CorruptCheckpoint if the latest state has changed, ConfigError if it does not fit.
     """
     started = time.monotonic()
@@ -42,6 +45,8 @@ def begin(
         if origin is not None and origin.tier is Tier.STORE:
             report.durable(origin.manifest.step, at=origin.manifest.created_at)
         print(_said(run, config, origin), flush=True)
+        if origin is not None and (warning := changed(seen, run, config, origin.manifest)):
+            print(warning, flush=True)
     if origin is None:
         return Position()
     step = origin.manifest.step

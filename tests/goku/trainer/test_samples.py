@@ -1,5 +1,10 @@
-"""Ranks that read a set of samples while somebody adds to it."""
+"""Ranks, and attempts, that read a set of samples while somebody changes it."""
 
+import io
+import os
+import signal
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +12,15 @@ import pytest
 import torch
 
 from goku.config import ConfigError, RunConfig
-from goku.contract.rundir import LATENTS
+from goku.contract.attempts import Ledger
+from goku.contract.rundir import LATENTS, RunDir, samples_file
 from goku.contract.store import Store
 from goku.data.cache import CacheWriter, LatentCache
 from goku.data.encoding import Sample
 from goku.data.records import Kind
 from goku.parallel.mesh import Mesh
 from goku.trainer import build
+from goku.trainer.loop import train
 from tests.goku.trainer import world
 from tests.ranks import run_ranks
 
@@ -22,10 +29,10 @@ pytestmark = pytest.mark.slow
 read = build._source
 
 
-def add_a_clip(store: Path) -> None:
+def add_a_clip(store: Path, name: str = "late") -> None:
     writer = CacheWriter(LatentCache(Store(f"{store}/encode/{LATENTS}")))
     latent_CTHW = torch.zeros(4, 1, 8, 14)
-    writer.add("late", Kind.IMAGE, Sample(latent_CTHW, torch.zeros(2, 64), latent_CTHW[:, 0]))
+    writer.add(name, Kind.IMAGE, Sample(latent_CTHW, torch.zeros(2, 64), latent_CTHW[:, 0]))
     writer.flush()
 
 
@@ -54,6 +61,69 @@ def built(store: Path, *, added: bool) -> str:
 
 def both(store: Path) -> list[str]:
     return [built(store, added=added) for added in (False, True)]
+
+
+def attempt(store: Path, before: Callable[[], None], step: int) -> list[str]:
+    """What an attempt warns of in this rank; rank 0 calls `before`, and stops it after `step`."""
+    if int(os.environ["RANK"]) == 0:
+        before()
+        Ledger(RunDir(f"{store}/run")).open(host="test", nodes=1, processes_per_node=2)
+    torch.distributed.barrier()
+    with redirect_stdout(io.StringIO()) as said:
+        trainer = world.trainer_of(world.configure(store, "run"), store / "pod")
+        trainer.health.install()
+        update = trainer.engine.step
+
+        def watched(rate: float) -> float:
+            if trainer.mesh.rank == 0 and trainer.position.step == step - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return update(rate)
+
+        trainer.engine.step = watched  # type: ignore[method-assign]
+        train(trainer)
+    assert trainer.position.step == step
+    return [line for line in said.getvalue().splitlines() if line.startswith("warning")]
+
+
+def attempts(store: Path) -> list[list[str]]:
+    """The warnings of a run's attempts, by what happens before each."""
+    folder, run = Store(f"{store}/encode/{LATENTS}"), RunDir(f"{store}/run")
+    first = set(folder.walk())
+
+    def take_out_what_was_added() -> None:
+        for name in set(folder.walk()) - first:
+            folder.delete(name)
+
+    def add_and_damage() -> None:
+        add_a_clip(store, "damaged")
+        run.store.write(samples_file(4), b'{"samples": 3')
+
+    def add_and_lose() -> None:
+        add_a_clip(store, "lost")
+        run.store.delete(samples_file(5))
+
+    happens: list[Callable[[], None]] = [
+        lambda: None,
+        lambda: add_a_clip(store),
+        lambda: None,
+        take_out_what_was_added,
+        add_and_damage,
+        add_and_lose,
+    ]
+    return [attempt(store, before, step) for step, before in enumerate(happens, 1)]
+
+
+def test_an_attempt_that_goes_on_with_other_samples_says_so(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    zero, one = run_ranks(attempts, 2, tmp_path)
+    _, [added], same, [removed], damaged, lost = zero
+    assert added.startswith("warning: data.latents=encode: attempt 1, which saved step 1, read 36")
+    assert "this one 37 and not the same. From here on samples come in another order" in added
+    assert "back to step 1 (ckpt promote)" in added
+    assert "training.init_from=run" in added
+    assert "attempt 3, which saved step 3, read 37 samples there, this one 36" in removed
+    assert [same, damaged, lost] == [[], [], []]
+    assert one == [[]] * 6
 
 
 def test_ranks_that_have_read_different_samples_do_not_train(tmp_path: Path) -> None:
