@@ -16,7 +16,7 @@ class CheckpointConfig(Section):
     interval_seconds: float | None = Field(1800, gt=0)
     # Copy the state and save it beside training; false: training waits, and no memory is needed.
     background: bool = True
-    # A folder on every node's own disk, saved to more often: what a restart finds first.
+    # A folder on every node's own disk, saved to more often: what a restart finds first. Absolute.
     local_dir: str | None = None
     local_interval_steps: int | None = Field(None, gt=0)
     keep_last: int = Field(3, gt=0)  # newest complete ones; the rest is deleted after a commit
@@ -33,6 +33,16 @@ class CheckpointConfig(Section):
                 f"checkpoint.grace_seconds={self.grace_seconds:g}",
                 f"it must exceed checkpoint.stop_budget_seconds={self.stop_budget_seconds:g}",
                 "The pod is killed when the grace ends: raise the grace or lower the budget.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _local_is_absolute(self) -> Self:
+        if self.local_dir is not None and not self.local_dir.startswith("/"):
+            raise ConfigError(
+                f"checkpoint.local_dir={self.local_dir}",
+                "it is a folder of each node, and its path is not absolute",
+                "Name it from the root, such as /mnt/nvme/goku.",
             )
         return self
 

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from goku.checkpoint import disk
 from goku.checkpoint.save import Saver
 from goku.config import RunConfig
 from goku.contract import env
@@ -46,6 +47,7 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
     Raises ConfigError for what the user must mend, CorruptCheckpoint for state that has changed.
     """
     mesh = connect(config.parallel)
+    node = _node_dir(run, config, mesh, attempt)
     source = _source(config, mesh)
     seen = samples.require_same(source.entries, config, mesh)
     loader = _loader(source, config, mesh)
@@ -58,7 +60,6 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
         samples.record(seen, run, attempt)
     # Nothing here draws from the global generators; what a researcher adds may, and must resume.
     torch.manual_seed(config.training.seed + mesh.rank)
-    node = _node_dir(run, config, attempt)
     with clock.inside(TimeClass.RESTORE):
         position = restart.begin(
             run, node, config, engine=engine, ema=ema, mesh=mesh, report=report, seen=seen
@@ -168,12 +169,12 @@ def typical_of(config: RunConfig) -> Typical:
     return Typical(config.model, lengths, (config.text.max_tokens,) * len(lengths))
 
 
-def _node_dir(run: RunDir, config: RunConfig, attempt: int) -> NodeDir | None:
+def _node_dir(run: RunDir, config: RunConfig, mesh: Mesh, attempt: int) -> NodeDir | None:
     """The run's folder on this node's own disk, under this attempt's fence."""
     if config.checkpoint.local_dir is None:
         return None
     node = NodeDir(f"{config.checkpoint.local_dir}/{run.name}-{run.identity()}")
-    node.raise_fence(attempt)
+    disk.take(node, attempt, mesh)
     return node
 
 

@@ -144,13 +144,6 @@ def _network(spec: JobSpec) -> Iterator[Finding]:
 
 def _node_folders(spec: JobSpec) -> Iterator[Finding]:
     for folder in spec.node_folders:
-        if not folder.path.startswith("/"):
-            yield Finding(
-                f"checkpoint.local_dir={folder.path}",
-                "it is a folder of the node, and its path is not absolute",
-                "Name it from the root, such as /mnt/nvme/goku.",
-                fatal=True,
-            )
         yield Finding(
             f"checkpoint.local_dir={folder.path}",
             "it is a hostPath volume, which every Pod Security level but privileged refuses",

@@ -28,6 +28,14 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
             ("checkpoint.local_dir=/disk",),
             r"checkpoint.local_dir=/disk, .*None: .* need both a folder and an interval",
         ),
+        *(
+            (
+                "stage1",
+                (f"checkpoint.local_dir={path}", "checkpoint.local_interval_steps=5"),
+                rf"checkpoint.local_dir={path}: .* not absolute. Name it from the root",
+            )
+            for path in ("disk", "./disk", "~/disk", "file:///disk")
+        ),
         (
             "stage1",
             (

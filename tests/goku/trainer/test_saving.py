@@ -146,6 +146,14 @@ def too_little_memory(store: Path) -> str:
     return ""
 
 
+def a_file_for_a_disk(store: Path) -> str:
+    try:
+        begin(store, *local(store))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def test_a_slow_store_holds_training_up_and_it_is_counted(tmp_path: Path) -> None:
     world.encode(tmp_path)
     ranks = run_ranks(too_often, 2, tmp_path)
@@ -189,6 +197,14 @@ def test_memory_that_is_too_small_is_the_users_error_on_all_ranks(tmp_path: Path
         assert "checkpoint.background=true" in error
         assert "the copies of the state of 2 ranks take" in error
         assert "1000 bytes (0.0 GiB) are left below the 4000 bytes" in error
+
+
+def test_a_file_in_the_place_of_the_disk_is_the_users_error_on_all_ranks(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    (tmp_path / "disk").write_text("not a folder")
+    for error in run_ranks(a_file_for_a_disk, 2, tmp_path):
+        assert error.startswith(f"checkpoint.local_dir={tmp_path}/disk: ")
+        assert "cannot write there (Not a directory)" in error
 
 
 def test_a_restart_takes_the_newest_of_store_and_disks(tmp_path: Path) -> None:
