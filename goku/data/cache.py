@@ -139,8 +139,8 @@ class LatentCache:
         return Commit.model_validate_json(self.store.read(f"{_COMMITS}/{name}"))
 
     def empty(self) -> Tensor:
-        """The embedding text_LY of the empty caption, float32."""
-        return Shard(self.store, _EMPTY).read(_TEXT).float()
+        """The embedding text_LY of the empty caption, bfloat16."""
+        return Shard(self.store, _EMPTY).read(_TEXT)
 
 
 class CacheWriter:
@@ -189,11 +189,11 @@ class CacheWriter:
 
 
 def read_sample(shard: Shard, id: str, *, causal: bool, text_LY: Tensor | None = None) -> Sample:
-    """One clip of a shard; `text_LY` replaces its caption."""
+    """One clip of a shard; `text_LY` replaces its caption. Latents float32, captions bfloat16."""
     latent_CTHW = shard.read(f"latent/{id}").float()
     first_CHW = latent_CTHW[:, 0] if causal else shard.read(f"first/{id}").float()
     if text_LY is None:
-        text_LY = shard.read(f"{_TEXT}/{id}").float()
+        text_LY = shard.read(f"{_TEXT}/{id}")
     return Sample(latent_CTHW, text_LY, first_CHW)
 
 

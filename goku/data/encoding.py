@@ -37,10 +37,10 @@ class Text(Protocol):
 
 
 class Sample(NamedTuple):
-    """What the transformer sees of a clip: float32 on the CPU."""
+    """What the transformer sees of a clip: on the CPU, and float32 but for cached captions."""
 
     latent_CTHW: Tensor
-    text_LY: Tensor
+    text_LY: Tensor  # bfloat16 from a cache, as it is stored; float32 from an encoder
     first_CHW: Tensor  # the latent of the first frame alone: the reference of I2V
 
 

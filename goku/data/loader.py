@@ -38,10 +38,10 @@ _STORE_AWAY_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Batch:
-    """One packed sequence on the CPU: N clean tokens and M text tokens, float32."""
+    """One packed sequence on the CPU: N clean tokens, float32, and M text tokens."""
 
     x_NP: Tensor
-    text_MY: Tensor
+    text_MY: Tensor  # as the source has them: most of a pack's bytes where its samples are images
     layout: Layout
     ordinals: tuple[int, ...]  # of its samples in the stream; in validation, in the held-out set
     reference_NP: Tensor | None  # the first frame's latent at every frame; only for I2V

@@ -40,7 +40,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int, *, caption: bool) -> Sample:
-        """One sample, float32 on the CPU; without `caption` it has the empty one. Any thread."""
+        """One sample on the CPU; without `caption` it has the empty one. Any thread.
+
+        Latents are float32, and captions of one dtype, the empty one among them.
+        """
         ...
 
 
