@@ -22,6 +22,7 @@ from torch import Tensor
 
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
+from goku.data.damage import read_record
 from goku.data.encoding import Sample
 from goku.data.prefetch import at_once
 from goku.data.records import Kind
@@ -33,6 +34,11 @@ _TEXT = "text"
 # Half the bytes of float32. Latents are about unit normal and get noise added: float16 keeps 11
 # bits of them. Embeddings may be large, and bfloat16 is what the transformer reads them in.
 _LATENT_DTYPE, _TEXT_DTYPE = torch.float16, torch.bfloat16
+_AGAIN = (
+    f"Delete it and, if there is one, {_COMPLETE} beside {_COMMITS}; then start that encode run "
+    "again (goku-platform resume, or launch --force with its --name if it is done): clips that no "
+    "commit names are encoded anew."
+)
 _SHARD_BYTES = 128 << 20  # of float32 samples in memory; half of it on disk
 _SHARD_SECONDS = 60.0  # a kill loses no more work than this
 
@@ -125,18 +131,19 @@ class LatentCache:
     # --- reading
 
     def meta(self) -> Meta:
-        """Raises FileNotFoundError if there is no cache."""
-        return Meta.model_validate_json(self.store.read(_META))
+        """Raises FileNotFoundError if there is no cache, ConfigError if the file is damaged."""
+        fix = "Put it back from a copy, or encode under another run name."
+        return read_record(Meta, self.store, _META, fix=fix)
 
     def is_complete(self) -> bool:
         return self.store.exists(_COMPLETE)
 
     def commits(self) -> list[Commit]:
-        """What counts, in no order that means anything."""
+        """What counts, in no order that means anything. Raises ConfigError for a damaged one."""
         return at_once(self._commit, self.store.list(_COMMITS))
 
     def _commit(self, name: str) -> Commit:
-        return Commit.model_validate_json(self.store.read(f"{_COMMITS}/{name}"))
+        return read_record(Commit, self.store, f"{_COMMITS}/{name}", fix=_AGAIN)
 
     def empty(self) -> Tensor:
         """The embedding text_LY of the empty caption, bfloat16."""

@@ -20,9 +20,14 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from goku.contract.store import Store
+from goku.data.damage import damaged, read_record
 from goku.data.prefetch import at_once
 
 _COMMITS = "commits"
+_AGAIN = (
+    "and start that curate run again (goku-platform resume, or launch --force with its --name if "
+    "it is done): a source without a commit is curated anew."
+)
 
 
 class _Record(BaseModel):
@@ -122,12 +127,11 @@ def write_clips(store: Store, name: str, clips: Iterable[Clip]) -> None:
 
 
 def read_clips(store: Store) -> list[Clip]:
-    """Every committed clip, sorted by id. Raises FileNotFoundError if committed records are gone.
+    """Every committed clip, sorted by id. `store` is the folder of the clips, `<run>/clips`.
 
-    `store` is the folder of the clips, `<run>/clips`.
+    Raises FileNotFoundError if committed records are gone, ConfigError if some are damaged.
     """
-    names = [commit.records for commit in read_commits(store) if commit.records is not None]
-    files = at_once(lambda name: _rows(store, name), names)
+    files = at_once(lambda commit: _rows(store, commit), read_commits(store))
     return sorted(chain.from_iterable(files), key=lambda clip: clip.id)
 
 
@@ -137,9 +141,9 @@ def read_media(store: Store, clip: Clip) -> bytes:
 
 
 def find_commit(store: Store, task_key: str) -> Commit | None:
-    """The commit of one task, if it has been made."""
+    """The commit of one task, if it has been made. Raises ConfigError if it is damaged."""
     try:
-        return Commit.model_validate_json(store.read(_commit_name(task_key)))
+        return read_record(Commit, store, _commit_name(task_key), fix=f"Delete it {_AGAIN}")
     except FileNotFoundError:
         return None
 
@@ -151,7 +155,7 @@ def add_commit(store: Store, commit: Commit) -> bool:
 
 
 def read_commits(store: Store) -> list[Commit]:
-    """The commits that count, sorted by source.
+    """The commits that count, sorted by source. Raises ConfigError if one is damaged.
 
     A source that changed has several: the newest counts. Copies of one content under several
     names count once, under the first name.
@@ -165,8 +169,19 @@ def read_commits(store: Store) -> list[Commit]:
     return sorted(unique.values(), key=lambda c: c.source)
 
 
-def _rows(store: Store, name: str) -> list[Clip]:
-    rows = pq.read_table(pa.BufferReader(store.read(name))).to_pylist()
+def _rows(store: Store, commit: Commit) -> list[Clip]:
+    if commit.records is None:
+        return []
+    data = store.read(commit.records)
+    try:
+        return _parsed(data)
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        fix = f"Delete {store.uri}/{_commit_name(commit.task_key)} {_AGAIN}"
+        raise damaged(store, commit.records, fix=fix) from None
+
+
+def _parsed(parquet: bytes) -> list[Clip]:
+    rows = pq.read_table(pa.BufferReader(parquet)).to_pylist()
     return [Clip.model_validate(row | {"scores": dict(row["scores"])}) for row in rows]
 
 

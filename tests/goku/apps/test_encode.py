@@ -171,9 +171,8 @@ def test_shards_damaged_throughout_are_the_users_error(
         encode(context(store, tmp_path))
 
 
-def test_the_program_says_why_it_cannot_start(tmp_path: Path) -> None:
-    """The whole process, on a curated run that is not there."""
-    attempt = context(str(tmp_path / "runs"), tmp_path)
+def refused(attempt: Context) -> str:
+    """What the whole process says that ends with the user's error."""
     variables = {env.RUN: attempt.run.uri, env.POD_DIR: str(attempt.pod.folder)}
     done = subprocess.run(
         [sys.executable, "-m", "goku.apps.encode"],
@@ -185,5 +184,29 @@ def test_the_program_says_why_it_cannot_start(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     (verdict,) = attempt.pod.verdicts().values()
     assert verdict.cause is Cause.USER_ERROR
-    assert "no curated image or video lies there. Launch curate" in verdict.message
     assert verdict.message in done.stderr
+    return verdict.message
+
+
+def test_the_program_says_why_it_cannot_start(tmp_path: Path) -> None:
+    """On a curated run that is not there."""
+    message = refused(context(str(tmp_path / "runs"), tmp_path))
+    assert "no curated image or video lies there. Launch curate" in message
+
+
+def test_clips_of_a_damaged_commit_are_encoded_once_it_is_deleted(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = context(store, tmp_path)
+    assert encode(attempt) is Cause.DONE
+    latents = attempt.run.store.child("latents")
+    (name,) = (f"commits/{leaf}" for leaf in latents.list("commits"))
+    latents.write(name, latents.read(name)[:99])
+    assert refused(attempt).startswith(f"{latents.uri}/{name}: its bytes have changed")
+    latents.delete(name)
+    latents.delete("complete.json")
+    attempt.pod.clear()
+    capsys.readouterr()
+    assert encode(attempt) is Cause.DONE
+    assert "5 of 5 clips to encode" in capsys.readouterr().out
+    assert len(cached(store)) == 5

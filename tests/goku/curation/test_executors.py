@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from goku.config import ConfigError
 from goku.curation.executors import LocalExecutor, RayExecutor, executor
 
 
@@ -23,7 +24,7 @@ def _forever(name: str) -> str:
 
 
 def _fails(name: str) -> str:
-    raise ValueError(f"no {name}")
+    raise ConfigError(name, "it is damaged", "Delete it.")
 
 
 @pytest.mark.slow
@@ -48,7 +49,7 @@ def test_closing_early_ends_workers_that_are_busy() -> None:
 
 @pytest.mark.slow
 def test_an_error_of_the_work_surfaces() -> None:
-    with pytest.raises(ValueError, match="no a"):
+    with pytest.raises(ConfigError, match=r"a: it is damaged\. Delete it\."):
         list(LocalExecutor(1).run(_fails, ["a"]))
 
 

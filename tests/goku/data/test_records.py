@@ -1,12 +1,16 @@
 """Records come back as written, and only committed ones count."""
 
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from goku.config import ConfigError
 from goku.contract.store import Store
 from goku.data.records import (
     Clip,
@@ -20,6 +24,7 @@ from goku.data.records import (
     read_media,
     write_clips,
 )
+from tests.goku.data.damage import DAMAGE, Damage
 
 
 def clip(name: str = "a", **over: object) -> Clip:
@@ -91,6 +96,42 @@ def test_copies_count_once_under_the_first_name(tmp_path: Path) -> None:
     for name in ("b.mp4", "a.mp4", "c.mp4"):
         add_commit(store, commit(name[0], name, sha="same"))
     assert [found.source for found in read_commits(store)] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_commit_is_named(tmp_path: Path, damage: Damage) -> None:
+    store = Store(str(tmp_path))
+    for key in ("j", "k"):
+        add_commit(store, commit(key, f"{key}.mp4"))
+    store.write("commits/k.json", damage(store.read("commits/k.json")))
+    named = re.escape(f"{store.uri}/commits/k.json: its bytes have changed")
+    for read in (lambda: read_clips(store), lambda: find_commit(store, "k")):
+        with pytest.raises(ConfigError, match=named + ".*Delete it and start that curate run"):
+            read()
+    store.delete("commits/k.json")  # as the message says
+    assert find_commit(store, "k") is None
+    assert [found.task_key for found in read_commits(store)] == ["j"]
+
+
+def test_damaged_records_are_named_with_their_commit(tmp_path: Path) -> None:
+    store, name = Store(str(tmp_path)), "records/x.parquet"
+    write_clips(store, name, [clip()])
+    add_commit(store, commit("k", "a.mp4", records=name))
+    whole, sink = store.read(name), pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": ["a"]}), sink)
+    footer = len(whole) - 200
+    for data in (
+        b"\xff" * len(whole),
+        whole[: len(whole) // 2],
+        b"",
+        whole[:4] + b"\xff" * (footer - 4) + whole[footer:],
+        whole[:footer] + b"\xff" * (len(whole) - 8 - footer) + whole[-8:],
+        sink.getvalue().to_pybytes(),  # of another schema
+    ):
+        store.write(name, data)
+        named = re.escape(f"{store.uri}/{name}: its bytes have changed")
+        with pytest.raises(ConfigError, match=rf"{named}.*Delete .*/commits/k\.json and start"):
+            read_clips(store)
 
 
 def test_media_is_a_range_of_its_shard(tmp_path: Path) -> None:

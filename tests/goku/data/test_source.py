@@ -1,6 +1,7 @@
 """Online and cached samples are the same; caches that do not fit or are unfinished are refused."""
 
 import gc
+import re
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -22,6 +23,7 @@ from goku.data.source import CachedSource, OnlineSource
 from goku.data.video import BadMedia
 from tests.goku.data import fakes
 from tests.goku.data.curated import SHARD, write_curated
+from tests.goku.data.damage import DAMAGE, Damage
 from tests.goku.data.fakes import TEXT_WIDTH, FakeText, FakeVae
 
 CONFIG = DataConfig(height=64, width=112, frames=17, fps=12, pack_tokens=512, packs_per_step=2)
@@ -246,6 +248,41 @@ def test_caches_that_do_not_fit_are_refused(cache: LatentCache, tmp_path: Path) 
         open_cache(LatentCache(Store(str(tmp_path / "none"))))
     cache.store.delete("complete.json")
     with pytest.raises(ConfigError, match="encoding has not ended, 5 clips are done"):
+        open_cache(cache)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_commit_is_named_and_its_clips_are_encoded_again(
+    cache: LatentCache, clips: Store, damage: Damage
+) -> None:
+    whole = open_cache(cache)
+    name = f"commits/{cache.store.list('commits')[1]}"
+    cache.store.write(name, damage(cache.store.read(name)))
+    for read in (lambda: open_cache(cache), lambda: CacheWriter(cache)):
+        with pytest.raises(ConfigError, match=re.escape(f"{cache.store.uri}/{name}: its bytes")):
+            read()
+    cache.store.delete(name)  # as the message says
+    cache.store.delete("complete.json")
+    with pytest.raises(ConfigError, match="3 clips are done so far"):
+        open_cache(cache)
+    encode, writer = encoder(clips), CacheWriter(cache)
+    missing = [clip for clip in curated(clips, CONFIG) if clip.id not in writer.encoded]
+    assert len(missing) == 2
+    for clip in missing:
+        writer.add(clip.id, clip.kind, encode.sample(clip))
+    writer.flush()
+    cache.complete()
+    again = open_cache(cache)
+    assert again.entries == whole.entries
+    for index in range(len(whole)):
+        ours, theirs = (source.load(index, caption=True) for source in (again, whole))
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_description_of_a_cache_is_named(cache: LatentCache, damage: Damage) -> None:
+    cache.store.write("meta.json", damage(cache.store.read("meta.json")))
+    with pytest.raises(ConfigError, match=re.escape(f"{cache.store.uri}/meta.json: its bytes")):
         open_cache(cache)
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from goku.apps.entry import judge
 from goku.config import ConfigError, RunConfig
 from goku.contract.attempts import Ledger
 from goku.contract.rundir import LATENTS, RunDir, samples_file
+from goku.contract.exits import EXIT_OF, Cause
+from goku.contract.rundir import LATENTS
 from goku.contract.store import Store
 from goku.data.cache import CacheWriter, LatentCache
 from goku.data.encoding import Sample
@@ -57,6 +60,24 @@ def built(store: Path, *, added: bool) -> str:
         except ConfigError as error:
             return str(error)
     return ""
+
+
+def refused(store: Path) -> tuple[str, Cause]:
+    config = world.configure(store, "run", "parallel.processes_per_node=2")
+    with pytest.raises(ConfigError) as caught:
+        world.trainer_of(config, store / "pod")
+    return str(caught.value), judge(caught.value).cause
+
+
+def test_a_damaged_commit_is_the_users_error_on_all_ranks(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    latents = Store(f"{tmp_path}/encode/{LATENTS}")
+    (name,) = (f"commits/{leaf}" for leaf in latents.list("commits"))
+    latents.write(name, latents.read(name)[:-1])
+    for message, cause in run_ranks(refused, 2, tmp_path):
+        assert message.startswith(f"{latents.uri}/{name}: its bytes have changed")
+        assert "start that encode run again" in message
+        assert EXIT_OF[cause] == 1
 
 
 def both(store: Path) -> list[str]:
