@@ -14,9 +14,8 @@ import torch
 from goku.apps.entry import judge
 from goku.config import ConfigError, RunConfig
 from goku.contract.attempts import Ledger
-from goku.contract.rundir import LATENTS, RunDir, samples_file
 from goku.contract.exits import EXIT_OF, Cause
-from goku.contract.rundir import LATENTS
+from goku.contract.rundir import LATENTS, RunDir, samples_file
 from goku.contract.store import Store
 from goku.data.cache import CacheWriter, LatentCache
 from goku.data.encoding import Sample
