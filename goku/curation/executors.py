@@ -62,7 +62,7 @@ class RayExecutor:
         self._workers = workers
 
     def run(self, work: Callable[[str], Result], names: Sequence[str]) -> Reports[Result]:
-        """Raises RayTaskError for whatever `work` raises. A killed task is tried again by Ray."""
+        """Raises whatever `work` raises. A killed task is tried again by Ray."""
         import ray  # seconds, and an optional dependency
 
         ray.init(**_ray_options(self._workers))
@@ -74,6 +74,8 @@ class RayExecutor:
                     pending.append(task.remote(work, queue.popleft()))
                 done, pending = ray.wait(pending, timeout=_TICK_SECONDS)
                 yield from ray.get(done) or [None]
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
         finally:
             ray.shutdown()
 

@@ -57,8 +57,10 @@ class Place:
             resources=replace(planned.resources, cpus=0, gpus=gpus),
         )
 
-    def client(self, *, render: Callable[..., Any] = render, **values: Any) -> KubernetesClient:
-        return KubernetesClient(self.settings(**values), render=render, timeout_seconds=20)
+    def client(
+        self, *, render: Callable[..., Any] = render, seconds: float = 20, **values: Any
+    ) -> KubernetesClient:
+        return KubernetesClient(self.settings(**values), render=render, timeout_seconds=seconds)
 
 
 def until(

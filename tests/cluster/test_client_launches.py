@@ -108,7 +108,7 @@ def test_another_kind_takes_the_place_of_a_finished_job(cluster: Cluster, place:
     client = place.client(kind=Kind.JOBSET)
     client.apply(first)
     gone(client, first)
-    second = place.client(kind=Kind.PYTORCHJOB)
+    second = place.client(kind=Kind.PYTORCHJOB, seconds=60)  # another test's garbage may be first
     second.apply(place.spec(kind=Kind.PYTORCHJOB))
     with pytest.raises(RunError, match="it is alive as PyTorchJob"):
         client.apply(first)

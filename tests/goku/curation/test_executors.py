@@ -5,10 +5,13 @@ import multiprocessing
 import os
 import sys
 import time
+from typing import Literal
 
 import pytest
 
+from goku.apps.entry import judge
 from goku.config import ConfigError
+from goku.contract.exits import Cause
 from goku.curation.executors import LocalExecutor, RayExecutor, executor
 
 
@@ -48,9 +51,11 @@ def test_closing_early_ends_workers_that_are_busy() -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_the_work_surfaces() -> None:
-    with pytest.raises(ConfigError, match=r"a: it is damaged\. Delete it\."):
-        list(LocalExecutor(1).run(_fails, ["a"]))
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_an_error_of_the_work_surfaces(kind: Literal["local", "ray"]) -> None:
+    with pytest.raises(ConfigError, match=r"^a: it is damaged\. Delete it\.$") as raised:
+        list(executor(kind, workers=1).run(_fails, ["a"]))
+    assert judge(raised.value).cause is Cause.USER_ERROR
 
 
 def test_the_configuration_chooses() -> None:
