@@ -98,7 +98,7 @@ def _training(config: "RunConfig", numbers: "Estimate", settings: "Settings") ->
         f"{parallel.engine} stage {parallel.zero_stage}, {parallel.precision}",
         "step": f"at most {count(numbers.tokens_per_step)} tokens: {data.packs_per_step} packs, "
         f"{config.micro_batches} on each data rank",
-        "memory": _memory(numbers),
+        "memory": _memory(config, numbers),
         "time": _time(config, numbers),
         "price": _price(numbers, settings),
         "checkpoint": _checkpoint(config, numbers),
@@ -108,16 +108,19 @@ def _training(config: "RunConfig", numbers: "Estimate", settings: "Settings") ->
     }
 
 
-def _memory(numbers: "Estimate") -> str:
+def _memory(config: "RunConfig", numbers: "Estimate") -> str:
     from goku_platform.cli.output import size
 
     state = f"{size(numbers.state_bytes_per_process)} of state"
     if numbers.memory_bytes_per_process is None:
         return f"{state} a process; activations {_ON_CPUS}"
-    return (
+    text = (
         f"about {size(numbers.memory_bytes_per_process)} a GPU: {state}, "
         f"{size(numbers.activation_bytes_per_process)} of activations; allow 10% more for buffers"
     )
+    if config.parallel.recompute == "none":
+        return text
+    return f"{text}; less by what parallel.recompute={config.parallel.recompute} computes again"
 
 
 def _time(config: "RunConfig", numbers: "Estimate") -> str:
@@ -150,7 +153,8 @@ def _checkpoint(config: "RunConfig", numbers: "Estimate") -> str:
     if seconds is not None:
         text += f", at the latest after {duration(seconds)}"
     if numbers.saving_share is not None:
-        text += f", {share(numbers.saving_share)} of the time goes into saving"
+        beside = " beside training" if config.checkpoint.background else ""
+        text += f"; {share(numbers.saving_share)} of the time one is written{beside}"
     return text
 
 
