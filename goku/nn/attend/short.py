@@ -41,7 +41,8 @@ def backward(
     """Gradients of q, k and v."""
     tokens, heads, width = q.shape
     run, runs = _runs(segments.q_lengths, heads)
-    dq, (dk, dv) = torch.empty_like(q), _gradients(k, v, alone=runs == 1)
+    dq = torch.empty_like(q) if all(segments.k_lengths) else torch.zeros_like(q)
+    dk, dv = _gradients(k, v, alone=runs == 1)
     several = max(segments.k_lengths) > BACKWARD["KEYS"]
     sums = q.new_empty(q.shape if several else 1, dtype=torch.float32)
     deltas = torch.empty_like(lse if several else sums)

@@ -2,7 +2,8 @@
 
 With s = scale q k', p = exp(s - lse), delta = sum(o do): dv = p' do, ds = p (do v' - delta),
 dk = scale ds' q, dq = scale ds k (FlashAttention, arXiv 2205.14135, appendix B.2). Programs are
-numbered head by head within a block or run of queries, segment by segment.
+numbered head by head within a block or run of queries, segment by segment. The backward writes
+nothing to dq where a segment has no keys.
 """
 
 import triton
@@ -69,11 +70,6 @@ def backward(
     at = row[:, None] * STRIDE + cols[None, :]
     there = key_row[:, None] * STRIDE + cols[None, :]
     once = tl.cast(head, tl.int64) * tokens
-    if first_key == last_key:
-        for begin in range(first, stop, QUERIES):
-            place = tl.cast(begin, tl.int64) * STRIDE + head * WIDTH
-            nothing = tl.zeros([QUERIES, WIDTH], dq.dtype.element_ty)
-            tl.store(dq + place + at, nothing, mask=(row < stop - begin)[:, None])
     for begin_key in range(first_key, last_key, KEYS):
         opens, closes = begin_key == first_key, begin_key + KEYS >= last_key
         known = (key_row < last_key - begin_key)[:, None]
