@@ -38,15 +38,19 @@ class Installed:
 
     def objects(self) -> dict[str, str]:
         """What is there of the release: kind/name, and what changes when its object is made anew or
-        its spec is. Not the resource version: controllers write statuses at any time."""
+        its spec is. Not the resource version: controllers write statuses at any time.
+
+        Releases of the same name in other namespaces, of tests beside this one, are not it."""
+        owner = r"{.metadata.annotations.meta\.helm\.sh/release-namespace}"
         form = (
-            "jsonpath={range .items[*]}{.kind}/{.metadata.name} "
+            f"jsonpath={{range .items[*]}}{owner} {{.kind}}/{{.metadata.name}} "
             "{.metadata.uid}:{.metadata.generation}{'\\n'}{end}"
         )
         words = ("--selector", OURS, "--output", form)
         text = self.cluster.kubectl("get", NAMESPACED, "--all-namespaces", *words)
         text += self.cluster.kubectl("get", CLUSTER_WIDE, *words)
-        return dict(line.split(" ") for line in text.splitlines())
+        rows = (line.split(" ") for line in text.splitlines())
+        return {name: version for owner, name, version in rows if owner == self.namespace}
 
 
 @contextmanager

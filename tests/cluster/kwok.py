@@ -1,7 +1,8 @@
 """Nodes that do not exist, for tests of scale: KWOK keeps them ready and runs their pods on paper.
 
-They carry a taint, so that only pods which tolerate it (`TOLERATION`) land on them, and a label,
-so that pods can be sent there. The stage that ends every pod of a Job at once is left out.
+They carry a taint, so that only pods which tolerate it (`TOLERATION`) land on them, and a label
+(`label`), so that pods are sent to one test's nodes. The stage that ends every pod of a Job at once
+is left out.
 """
 
 import json
@@ -15,11 +16,10 @@ from tests.cluster.binaries import binary, files
 from tests.cluster.kubectl import kubectl
 from tests.cluster.layout import RUN, kubeconfig
 
-LABEL = {"type": "kwok"}
 TOLERATION = {"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}
 ANNOTATION = "kwok.x-k8s.io/node"
 PREFIX = "kwok"
-PREFIX_LABEL = "kwok-prefix"
+_PREFIX_LABEL = "kwok-prefix"
 LEFT_OUT = "pod-complete"
 READY_SECONDS = 60
 
@@ -35,6 +35,11 @@ def up() -> None:
     flags.append(f"--manage-nodes-with-annotation-selector={ANNOTATION}=fake")
     flags += ["--server-address=127.0.0.1:10247", "--node-lease-duration-seconds=40"]
     daemons.start("kwok", [binary("kwok"), *flags])
+
+
+def label(prefix: str = PREFIX) -> dict[str, str]:
+    """A node selector: the nodes that were added under a prefix."""
+    return {_PREFIX_LABEL: prefix}
 
 
 @contextmanager
@@ -71,7 +76,7 @@ def remove_nodes(prefix: str = PREFIX) -> None:
     pods = json.loads(kubectl("get", "pods", "-A", "-o", "json"))["items"] if names else []
     lost = [pod["metadata"] for pod in pods if pod["spec"].get("nodeName") in names]
     # Nodes first: a controller would put new pods in the place of the old.
-    kubectl("delete", "nodes", "-l", f"{PREFIX_LABEL}={prefix}", "--wait=false")
+    kubectl("delete", "nodes", "-l", f"{_PREFIX_LABEL}={prefix}", "--wait=false")
     for namespace in {pod["namespace"] for pod in lost}:
         own = [pod["name"] for pod in lost if pod["namespace"] == namespace]
         now = ("--force", "--wait=false", "--ignore-not-found")
@@ -79,7 +84,7 @@ def remove_nodes(prefix: str = PREFIX) -> None:
 
 
 def _listed(prefix: str) -> list[Any]:
-    words = ("get", "nodes", "-l", f"{PREFIX_LABEL}={prefix}", "-o", "json")
+    words = ("get", "nodes", "-l", f"{_PREFIX_LABEL}={prefix}", "-o", "json")
     return list(json.loads(kubectl(*words))["items"])
 
 
@@ -90,14 +95,14 @@ def _ready(prefix: str) -> int:
 
 def _node(name: str, prefix: str, gpus: int, labels: Mapping[str, str]) -> dict[str, Any]:
     amount = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
-    own = {"kubernetes.io/hostname": name, PREFIX_LABEL: prefix}
+    own = {"kubernetes.io/hostname": name}
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {
             "name": name,
             "annotations": {ANNOTATION: "fake"},
-            "labels": own | LABEL | dict(labels),
+            "labels": own | label(prefix) | dict(labels),
         },
         "spec": {"taints": [{"key": TOLERATION["key"], "value": "fake", "effect": "NoSchedule"}]},
         "status": {"capacity": amount, "allocatable": amount},

@@ -143,7 +143,7 @@ def _paper(cluster: Cluster, nodes: int, folder: Path) -> Iterator[Tenant]:
             kind=KIND,
             queue=None,
             gpus_per_node=8,
-            node_selector=dict(kwok.LABEL),
+            node_selector=kwok.label("wide"),
             tolerations=[dict(kwok.TOLERATION)],
         )
 

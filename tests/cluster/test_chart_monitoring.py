@@ -29,7 +29,7 @@ from tests.cluster.s3 import free_port
 
 ALERTS = ROOT / "tests" / "chart" / "alerts.yaml"
 PORT = 9465  # of the pods: everything.yaml
-NAMESPACE = "goku-runs"  # likewise
+NAMESPACE = "goku-monitored"  # not everything.yaml's: another test installs that
 _MAKERS: dict[str, Any] = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
 # What Grafana puts in.
 _VARIABLES = {
@@ -224,8 +224,8 @@ def _pod(cluster: Cluster, name: str, labels: dict[str, str]) -> dict[str, Any]:
 def _configuration(cluster: Cluster) -> dict[str, Any]:
     """The PodMonitor of everything.yaml as a scrape configuration."""
     values = VALUES / "everything.yaml"
-    show = ("--show-only", "templates/podmonitor.yaml")
-    [monitor] = objects(template(CHART, "--values", values, *show))
+    words = ("--show-only", "templates/podmonitor.yaml", "--set", f"namespace.name={NAMESPACE}")
+    [monitor] = objects(template(CHART, "--values", values, *words))
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     pod = "__meta_kubernetes_pod"
     selected = [
@@ -245,9 +245,9 @@ def _configuration(cluster: Cluster) -> dict[str, Any]:
         {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
         {"source_labels": [f"{pod}_name"], "target_label": "pod"},
     ]
-    words = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    spelt = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
     own = [
-        {words.get(key, key): value for key, value in rule.items()}
+        {spelt.get(key, key): value for key, value in rule.items()}
         for rule in endpoint["relabelings"]
     ]
     scrape = {

@@ -122,7 +122,7 @@ def test_requests_do_not_grow_with_the_number_of_pods(place: Place) -> None:
     try:
         where: dict[str, Any] = {
             "kind": Kind.PYTORCHJOB,
-            "node_selector": dict(kwok.LABEL),
+            "node_selector": kwok.label("client"),
             "tolerations": (Toleration(key=kwok.TOLERATION["key"]),),
         }
         client = place.client(**where)

@@ -144,7 +144,7 @@ def test_128_nodes_on_paper_hold_1024_gpus(cluster: Cluster, namespace: str) -> 
         print(f"128 nodes ready in {time.monotonic() - started:.1f} s")
         wide = job("wide", namespace, cluster.busybox, "sleep 600", nodes=128, gpus=8)
         wide["spec"]["template"]["spec"]["tolerations"] = [kwok.TOLERATION]
-        wide["spec"]["template"]["spec"]["nodeSelector"] = kwok.LABEL
+        wide["spec"]["template"]["spec"]["nodeSelector"] = kwok.label("paper")
         cluster.apply(wide)
         cluster.wait(
             lambda: list(cluster.phases(namespace).values()) == ["Running"] * 128,
