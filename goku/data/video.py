@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ Media = bytes | Path | str
 T = TypeVar("T")
 
 _SLACK = 1e-6  # seconds; times are exact fractions turned into floats
+_REORDERED = 16  # frames, at most, that are decoded after one that follows them (H.264, HEVC)
 _PRESET = "veryfast"  # x264: a third of medium's CPU for slightly larger files
 
 
@@ -180,21 +181,36 @@ def _opened(media: Media, name: str) -> Iterator[tuple[Any, Any]]:
 
 def _decoded(media: Media, start: float, end: float, name: str) -> Iterator[tuple[float, Any]]:
     with _opened(media, name) as (container, stream):
-        zero = stream.start_time or 0
-        if start > 0:
-            container.seek(zero + int(start / stream.time_base), stream=stream)
-        for index, frame in enumerate(container.decode(stream)):
-            seconds = _seconds(frame, index, stream, zero)
+        stamped = _stamped(container, stream)
+        opening = next(stamped, None)
+        if opening is None:
+            return
+        zero, _ = opening
+        early = start - _REORDERED / float(stream.average_rate or 1)
+        if early > 0:  # containers seek by decoding time
+            container.seek(zero + int(early / stream.time_base), stream=stream)
+            stamped = _stamped(container, stream)
+        else:
+            stamped = chain([opening], stamped)
+        for stamp, frame in stamped:
+            seconds = float((stamp - zero) * stream.time_base)
             if seconds >= end - _SLACK:
                 return
             if seconds >= start - _SLACK:
                 yield seconds, frame
 
 
-def _seconds(frame: Any, index: int, stream: Any, zero: int) -> float:
-    if frame.pts is None:  # an image
-        return index / float(stream.average_rate or 1)
-    return float((frame.pts - zero) * stream.time_base)
+def _stamped(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+    """Frames from where the container stands, with their times in the stream's unit.
+
+    AVI knows only when packets are decoded; the last frames, and an image's, have no time at all.
+    """
+    step = round(1 / ((stream.average_rate or 1) * stream.time_base))
+    stamp = -step
+    for frame in container.decode(stream):
+        given = frame.dts if container.format.name == "avi" else frame.pts
+        stamp = stamp + step if given is None else given
+        yield stamp, frame
 
 
 def _pixels(frame: Any, height: int | None = None, width: int | None = None) -> Pixels:

@@ -57,6 +57,40 @@ def test_a_span_is_cut_at_the_exact_frame(clip: Path) -> None:
         assert np.array_equal(got.image_HWC, want.image_HWC)
 
 
+def reordered(path: Path, codec: str, **muxer: str) -> Path:
+    """Sixty frames with a key frame every 25 and B-frames between them."""
+    with av.open(str(path), "w", options=muxer) as container:
+        stream = container.add_stream(codec, rate=24, options={"g": "25", "bf": "3"})
+        stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
+        for image_HWC in shot(60, step=4):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_HWC), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "muxer"),
+    [
+        ("whole.mp4", "libx264", {}),
+        ("fragments.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+        ("matroska.mkv", "libx264", {}),
+        ("h264.avi", "libx264", {}),
+        ("mpeg4.avi", "mpeg4", {}),
+    ],
+)
+def test_a_span_may_begin_at_any_frame_of_any_container(
+    tmp_path: Path, name: str, codec: str, muxer: dict[str, str]
+) -> None:
+    path = reordered(tmp_path / name, codec, **muxer)
+    whole = list(frames(path))
+    assert [frame.seconds for frame in whole] == pytest.approx(np.arange(60) / 24, abs=1e-3)
+    for want in whole:
+        got = next(frames(path, start=want.seconds))
+        assert got.seconds == want.seconds
+        assert np.array_equal(got.image_HWC, want.image_HWC)
+
+
 def test_png_is_lossless(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png", height=50, width=70)
     seen = probe(path.read_bytes())
