@@ -167,7 +167,7 @@ def _opened(media: Media, name: str) -> Iterator[tuple[Any, Any]]:
     """Container and first video stream; whatever FFmpeg raises inside becomes BadMedia."""
     source = BytesIO(media) if isinstance(media, bytes) else str(media)
     try:
-        with av.open(source) as container:
+        with av.open(source, metadata_errors="replace") as container:  # titles have any encoding
             if not container.streams.video:
                 raise BadMedia(f"{_label(media, name)}: it has no picture stream")
             stream = container.streams.video[0]

@@ -184,6 +184,20 @@ def test_bad_media_names_the_file(clip: Path, tmp_path: Path) -> None:
         probe(tmp_path / "absent.mp4")
 
 
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4"])
+def test_a_title_in_any_encoding_is_no_fault(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"film.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Amelie"
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        image = np.zeros((64, 64, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    latin = path.read_bytes().replace(b"Amelie", "Amélie".encode("latin-1"))
+    assert len(list(frames(latin))) == probe(latin).frames == 1
+
+
 def test_encoding_nothing_is_an_error() -> None:
     with pytest.raises(BadMedia, match="no images"):
         encode_mp4([], fps=24, crf=20)
