@@ -73,7 +73,10 @@ def probe(media: Media, *, name: str = "") -> Probe:
 def frames(
     media: Media, *, start: float = 0.0, end: float = float("inf"), name: str = ""
 ) -> Iterator[Frame]:
-    """Every frame with start <= time < end, in order. Raises BadMedia, FileNotFoundError."""
+    """Every frame with start <= time < end, in order, all of one size.
+
+    Raises BadMedia, FileNotFoundError.
+    """
     for seconds, frame in _decoded(media, start, end, name):
         yield Frame(seconds, _pixels(frame))
 
@@ -185,7 +188,7 @@ def _decoded(media: Media, start: float, end: float, name: str) -> Iterator[tupl
         opening = next(stamped, None)
         if opening is None:
             return
-        zero, _ = opening
+        zero, first = opening
         early = start - _REORDERED / float(stream.average_rate or 1)
         if early > 0:  # containers seek by decoding time
             container.seek(zero + int(early / stream.time_base), stream=stream)
@@ -193,6 +196,8 @@ def _decoded(media: Media, start: float, end: float, name: str) -> Iterator[tupl
         else:
             stamped = chain([opening], stamped)
         for stamp, frame in stamped:
+            if (frame.width, frame.height) != (first.width, first.height):
+                raise BadMedia(f"{_label(media, name)}: its frames change size")
             seconds = float((stamp - zero) * stream.time_base)
             if seconds >= end - _SLACK:
                 return

@@ -1,5 +1,6 @@
 """Media in and out: exact frames and times, rate changes, crops, rotation, broken files."""
 
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
@@ -196,6 +197,25 @@ def test_a_title_in_any_encoding_is_no_fault(tmp_path: Path, suffix: str) -> Non
         container.mux(stream.encode(None))
     latin = path.read_bytes().replace(b"Amelie", "Amélie".encode("latin-1"))
     assert len(list(frames(latin))) == probe(latin).frames == 1
+
+
+def test_frames_of_two_sizes_are_bad_media(tmp_path: Path) -> None:
+    """As video calls record them: the header has the first size."""
+    packets = []
+    for height, width in ((64, 96), (96, 64)):
+        codec = av.CodecContext.create("libvpx", "w")
+        codec.height, codec.width, codec.pix_fmt = height, width, "yuv420p"
+        codec.time_base = Fraction(1, 24)
+        image = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
+        packets += [*codec.encode(image), *codec.encode(None)]
+    with av.open(str(tmp_path / "call.webm"), "w") as container:
+        stream = container.add_stream("libvpx", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for index, packet in enumerate(packets):
+            packet.stream, packet.pts, packet.dts = stream, index, index
+            container.mux(packet)
+    with pytest.raises(BadMedia, match=r"call\.webm: its frames change size"):
+        list(frames(tmp_path / "call.webm"))
 
 
 def test_encoding_nothing_is_an_error() -> None:
