@@ -6,6 +6,7 @@ neither torch nor OpenCV. Truncated files often open well and just end early, wh
 may give fewer than `probe` counted.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _SLACK = 1e-6  # seconds; times are exact fractions turned into floats
 _REORDERED = 16  # frames, at most, that are decoded after one that follows them (H.264, HEVC)
+_TRACK_LENGTH = re.compile(r"(\d+):(\d+):(\d+\.?\d*)$")  # Matroska's tag, 00:00:04.042000000
 _PRESET = "veryfast"  # x264: a third of medium's CPU for slightly larger files
 
 
@@ -64,10 +66,10 @@ def probe(media: Media, *, name: str = "") -> Probe:
             return Probe(Kind.IMAGE, width, height, 0.0, 1, 0.0, 0.0)
         fps = float(stream.average_rate or 0)
         seconds = _duration(container, stream)
-        frames = stream.frames or round(seconds * fps)
-        return Probe(
-            Kind.VIDEO, width, height, fps, frames, seconds, _kbps(container, stream, seconds)
-        )
+        if not fps or not seconds:
+            raise BadMedia(f"{_label(media, name)}: its header lacks rate or length, remux it")
+        rate = _kbps(container, stream, seconds)
+        return Probe(Kind.VIDEO, width, height, fps, round(seconds * fps), seconds, rate)
 
 
 def frames(
@@ -253,8 +255,12 @@ def _is_image(container: Any) -> bool:
 
 
 def _duration(container: Any, stream: Any) -> float:
+    """Of the picture alone where the file tells it apart: sound is often longer."""
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
+    if track := _TRACK_LENGTH.match(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = track.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     return float((container.duration or 0) / av.time_base)
 
 

@@ -218,6 +218,44 @@ def test_frames_of_two_sizes_are_bad_media(tmp_path: Path) -> None:
         list(frames(tmp_path / "call.webm"))
 
 
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path) -> None:
+    """A stream copy from 1 s on keeps the frames since the key frame before, unseen."""
+    whole, copy = reordered(tmp_path / "whole.mp4", "libx264"), tmp_path / "copy.mp4"
+    with av.open(str(whole)) as source, av.open(str(copy), "w") as target:
+        film = source.streams.video[0]
+        stream = target.add_stream_from_template(film)
+        second = int(1 / film.time_base)
+        for packet in source.demux(film):
+            if packet.dts is not None:
+                packet.stream = stream
+                packet.pts, packet.dts = packet.pts - second, packet.dts - second
+                target.mux(packet)
+    assert probe(copy).frames == len(list(frames(copy))) == 36
+    assert probe(copy).duration_seconds == pytest.approx(1.5)
+
+
+def test_sound_that_goes_on_does_not_lengthen_the_film(tmp_path: Path) -> None:
+    path = tmp_path / "song.mkv"
+    with av.open(str(path), "w") as container:
+        film, song = container.add_stream("libx264", rate=24), container.add_stream("pcm_s16le")
+        film.width, film.height, film.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(24):
+            image = np.zeros((64, 64, 3), np.uint8)
+            container.mux(film.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(film.encode(None))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 96_000), np.int16), layout="mono")
+        sound.sample_rate = 48_000
+        container.mux(song.encode(sound))
+        container.mux(song.encode(None))
+    assert (probe(path).frames, probe(path).duration_seconds) == (24, pytest.approx(1.0))
+
+
+def test_a_film_without_length_asks_to_be_remuxed(tmp_path: Path) -> None:
+    live = reordered(tmp_path / "live.mkv", "libx264", live="1")
+    with pytest.raises(BadMedia, match=r"live\.mkv: its header lacks rate or length, remux it"):
+        probe(live)
+
+
 def test_encoding_nothing_is_an_error() -> None:
     with pytest.raises(BadMedia, match="no images"):
         encode_mp4([], fps=24, crf=20)
