@@ -177,6 +177,9 @@ def _opened(media: Media, name: str) -> Iterator[tuple[Any, Any]]:
                 raise BadMedia(f"{_label(media, name)}: it has no picture stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
+            if _is_image(container) and stream.codec_context.name == "mjpeg":
+                # A truncated JPEG would decode, grey where it ends.
+                stream.codec_context.options = {"err_detect": "explode"}
             yield container, stream
     except av.error.FileNotFoundError:
         raise

@@ -199,6 +199,20 @@ def test_a_title_in_any_encoding_is_no_fault(tmp_path: Path, suffix: str) -> Non
     assert len(list(frames(latin))) == probe(latin).frames == 1
 
 
+def test_a_truncated_jpeg_is_bad_media() -> None:
+    codec = av.CodecContext.create("mjpeg", "w")
+    codec.height, codec.width, codec.pix_fmt = 64, 96, "yuvj420p"
+    codec.time_base = Fraction(1)
+    image = av.VideoFrame.from_ndarray(texture(64, 96), format="rgb24")
+    packets = codec.encode(image.reformat(format="yuvj420p"))
+    jpeg = b"".join(bytes(packet) for packet in packets)
+    (frame,) = frames(jpeg)
+    assert np.abs(frame.image_HWC.astype(int) - texture(64, 96)).mean() < 8
+    for share in (0.5, 0.95):
+        with pytest.raises(BadMedia):
+            probe(jpeg[: int(len(jpeg) * share)])
+
+
 def test_frames_of_two_sizes_are_bad_media(tmp_path: Path) -> None:
     """As video calls record them: the header has the first size."""
     packets = []
