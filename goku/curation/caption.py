@@ -4,7 +4,7 @@ The paper appends the motion score to the caption, so that a prompt controls mot
 it does not give the wording. A captioning model would be a stage in this place.
 """
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from goku.curation.stage import Rejected, Span
 class CaptionStage:
     """Adds the caption; turns nothing away."""
 
-    name, version, splits = "caption", 1, False
+    name, version, splits = "caption", 2, False
 
     def apply(self, span: Span, footage: Footage) -> Sequence[Span | Rejected]:
         """The span with its caption, and the motion score in it if there is one."""
@@ -32,4 +32,6 @@ def with_motion(text: str, score: float) -> str:
 
 
 def _words(stem: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", stem))
+    """Letters, marks and numbers of any script; what else there is parts words."""
+    kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in stem)
+    return unicodedata.normalize("NFC", " ".join("".join(kept).split()))

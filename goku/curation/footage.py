@@ -5,6 +5,7 @@ Its header and its one full decode are made when a stage first asks, and kept.
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ _MIN_SHARE_OF_FRAMES = 0.95  # headers miscount a little; a truncated file lacks
 def media_names(store: Store) -> list[str]:
     """Media files at any depth below `store`, told by their suffix, sorted.
 
-    Raises ConfigError if there are none.
+    Raises ConfigError if there are none, or if records could not hold the name of one.
     """
     found = [name for name in store.walk() if _is_media(PurePosixPath(name))]
+    for name in found:
+        _check_name(name)
     if not found:
         raise ConfigError(
             f"data.source={store.uri}",
@@ -106,7 +109,15 @@ def _sidecar(store: Store, name: str) -> str:
         text = store.read(str(PurePosixPath(name).with_suffix(".txt")))
     except FileNotFoundError:
         return ""
-    return " ".join(text.decode(errors="replace").split())
+    return " ".join(text.decode("utf-8-sig", errors="replace").split())
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a local file system allows any bytes
+        value = f"data.source, file {os.fsencode(name)!r}"
+        raise ConfigError(value, "its name is not UTF-8", "Rename it.") from None
 
 
 def _is_media(path: PurePosixPath) -> bool:

@@ -1,5 +1,7 @@
 """Each stage by itself, on a footage whose header and scan are given."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,22 @@ def test_caption_is_the_sidecar_else_the_file_name_plus_motion() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stem", "words"),
+    [
+        ("a_hare-runs2 (final).v1", "a hare runs2 final v1"),
+        ("Mu\u0308ller__im_Cafe\u0301", "M\u00fcller im Caf\u00e9"),  # as macOS writes names
+        ("नमस्ते-दुनिया", "नमस्ते दुनिया"),
+        ("兔子_奔跑", "兔子 奔跑"),
+    ],
+)
+def test_words_of_any_script_stay_whole(stem: str, words: str) -> None:
+    source = replace(footage(), uri=f"s3://films/{stem}.mp4")
+    (result,) = CaptionStage().apply(Span(0, 1), source)
+    assert isinstance(result, Span)
+    assert result.caption == words
+
+
+@pytest.mark.parametrize(
     ("size", "scores", "expected"),
     [
         ((1080, 1920), {}, "1080p"),
@@ -151,6 +169,19 @@ def test_no_media_is_the_users_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "notes.txt").write_text("no film")
     with pytest.raises(ConfigError, match="holds no footage"):
         media_names(Store(str(tmp_path / folder)))
+
+
+def test_a_name_that_records_cannot_hold_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    with pytest.raises(ConfigError, match=r"caf.xe9\.mp4'.*not UTF-8.*Rename"):
+        media_names(Store(str(tmp_path)))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.txt").write_text("a hare", encoding="utf-8-sig")
+    with opened(Store(str(tmp_path)), "a.mp4", settings()) as source:
+        assert source.sidecar == "a hare"
 
 
 def test_a_remote_source_is_copied_while_it_is_open(tmp_path: Path) -> None:
