@@ -51,7 +51,7 @@ def _value(assignment: str, text: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-01 looks like a date
         raise ConfigError(
             f"--set {assignment}", f"the value is not YAML ({error})", "Quote it: 'key=\"value\"'."
         ) from None

@@ -52,6 +52,7 @@ def test_later_assignments_win_and_sections_join() -> None:
         ("data=3", r"data: there is no such key"),
         ("data.height", r"it has no '='. Write --set section.key=value."),
         ("data.height=[", r"--set data.height=\[: the value is not YAML"),
+        ("data.latents=2026-13-01", r"the value is not YAML \(month must be in 1..12\). Quote it"),
     ],
 )
 def test_mistakes(text: str, complaint: str) -> None:
