@@ -68,7 +68,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _spans(self) -> Self:
-        if self.job in (Job.TRAIN, Job.ENCODE):
+        if self.job is not Job.CURATE:
             self._check_geometry()
         if self.job is Job.TRAIN:
             self._check_pack()
@@ -94,14 +94,15 @@ class RunConfig(Section):
 
     def _check_geometry(self) -> None:
         unit = SPATIAL_STRIDE * self.model.patch_size
+        section = "sampling" if self.job is Job.SAMPLE else "data"
         for key in ("height", "width"):
-            value = getattr(self.data, key)
+            value = getattr(getattr(self, section), key)
             if value % unit:
                 near = max(unit, round(value / unit) * unit)
                 raise ConfigError(
-                    f"data.{key}={value}",
+                    f"{section}.{key}={value}",
                     f"it must be a multiple of {unit}: the VAE's stride times the patch",
-                    f"Use data.{key}={near}.",
+                    f"Use {section}.{key}={near}.",
                 )
 
     def _check_pack(self) -> None:

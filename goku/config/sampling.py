@@ -16,8 +16,9 @@ class SamplingConfig(Section):
     )
     step: int | None = None  # of its checkpoint; None takes the latest
     ema: bool = True
-    prompts: tuple[str, ...] = ("a rabbit in a meadow",)
-    frames: tuple[int, ...] = (1, 97)  # one sample of each length per prompt; 1 is an image
+    prompts: tuple[str, ...] = Field(("a rabbit in a meadow",), min_length=1)
+    # one sample of each length per prompt; 1 is an image
+    frames: tuple[int, ...] = Field((1, 97), min_length=1)
     height: int = Field(288, gt=0)
     width: int = Field(512, gt=0)
     fps: float = Field(24.0, gt=0)

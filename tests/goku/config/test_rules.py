@@ -57,6 +57,13 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
             ("data.height=250",),
             r"data.height=250: it must be a multiple of 16.*height=256",
         ),
+        (
+            "sample",
+            ("sampling.width=854", "vae.weights=random", "text.kind=bytes"),
+            r"sampling.width=854: it must be a multiple of 16.* Use sampling.width=848",
+        ),
+        ("sample", ("sampling.prompts=[]",), r"sampling.prompts=\[\]: .* at least 1 item"),
+        ("sample", ("sampling.frames=[]",), r"sampling.frames=\[\]: .* at least 1 item"),
         ("stage2", ("data.frames=96",), r"data.frames=96: .* use 93 or 97"),
         ("stage1", ("data.image_share=0.5",), r"with data.frames=1 every sample is an image"),
         (
