@@ -1,5 +1,6 @@
 """The files of a frozen encoder as a local folder: a folder as it is, a URI copied once and kept.
 
+A copy serves as long as the names, sizes and last bytes of the files at the URI are what they were.
 Transformers and diffusers read local folders only, and are kept from asking a hub about them.
 Formats that would have to be unpickled are not even copied: safetensors or nothing.
 """
@@ -21,6 +22,7 @@ CONFIG = "config.json"
 _TENSORS = ".safetensors"
 _SUFFIXES = (_TENSORS, ".json")
 _CHUNK = 1 << 22
+_TAIL = 1 << 12  # bytes: of weights trained further, some differ in any stretch of this length
 
 
 class Weights(NamedTuple):
@@ -69,15 +71,25 @@ def stay_offline() -> None:
 def _cached(store: Store, names: list[str]) -> Path:
     """A copy of the files under the user's cache folder; ranks of one node make one copy."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "goku" / "weights" / hashlib.sha256(store.uri.encode()).hexdigest()[:16]
+    sizes = {name: size for name, size in store.sizes().items() if name in names}
+    folder = home / "goku" / "weights" / _version(store, sizes)
     folder.mkdir(parents=True, exist_ok=True)
     copy = Store(str(folder))
     with _locked(folder / "lock"):
-        for name in names:
-            if copy.size(name) != store.size(name):
+        for name, size in sizes.items():
+            if copy.size(name) != size:
                 with store.reader(name) as source, copy.writer(name) as target:
                     shutil.copyfileobj(source, target, _CHUNK)
     return folder
+
+
+def _version(store: Store, sizes: dict[str, int]) -> str:
+    """Tells weights from others that were put in their place: those of one model are as long."""
+    digest = hashlib.sha256(store.uri.encode())
+    for name, size in sorted(sizes.items()):
+        digest.update(f"\0{name}\0{size}\0".encode())
+        digest.update(store.read_range(name, max(0, size - _TAIL), size))
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
