@@ -64,6 +64,12 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
         ),
         ("sample", ("sampling.prompts=[]",), r"sampling.prompts=\[\]: .* at least 1 item"),
         ("sample", ("sampling.frames=[]",), r"sampling.frames=\[\]: .* at least 1 item"),
+        (
+            "curate",
+            (*_FOOTAGE, "curation.min_clip_seconds=6"),
+            r"min_clip_seconds=6: halves of a shot just over curation.max_clip_seconds=10 .*most 5",
+        ),
+        ("curate", (*_FOOTAGE, "curation.motion_side_pixels=7"), r"=7: .* equal to 8"),
         ("stage2", ("data.frames=96",), r"data.frames=96: .* use 93 or 97"),
         ("stage1", ("data.image_share=0.5",), r"with data.frames=1 every sample is an image"),
         (
