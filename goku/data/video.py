@@ -98,7 +98,7 @@ def at_rate(
                 yield previous[1]
                 tick += 1
         previous = item
-    while previous is not None and start + (tick + 0.25) / fps < end:
+    while previous is not None and (tick == 0 or start + (tick + 0.25) / fps < end):
         yield previous[1]
         tick += 1
 

@@ -152,6 +152,11 @@ def test_every_tick_gets_its_nearest_item(gaps: list[float], fps: float) -> None
         assert abs(time - tick / fps) == pytest.approx(np.abs(times - tick / fps).min(), abs=1e-9)
 
 
+def test_a_clip_shorter_than_a_tick_has_its_one_frame() -> None:
+    flash = encode_mp4([texture(64, 64)], fps=60, crf=20)
+    assert decode(flash, frames=1, fps=8, height=16, width=16).shape == (1, 16, 16, 3)
+
+
 def test_display_rotation_is_applied() -> None:
     upright = np.zeros((64, 96, 3), np.uint8)
     upright[:16] = 255
