@@ -50,7 +50,7 @@ class Weights(NamedTuple):
 def find(uri: str, *, key: str) -> Weights:
     """The weights at a folder or URI, copied to the cache folder unless they are local.
 
-    Raises ConfigError naming `key` unless the folder holds config.json and safetensors.
+    Raises ConfigError naming `key` unless the folder holds config.json and safetensors, all whole.
     """
     store = Store(uri)
     names = [name for name in store.list() if name.endswith(_SUFFIXES)]
@@ -60,7 +60,10 @@ def find(uri: str, *, key: str) -> Weights:
             f"no {CONFIG} with *{_TENSORS} files lies there",
             f"Set {key} to the folder that holds both; in a pipeline's layout that is a subfolder.",
         )
-    return Weights(key, store.local_path() or _cached(store, names))
+    found = Weights(key, store.local_path() or _cached(store, names))
+    for name in names:
+        _check_whole(key, found.folder / name)
+    return found
 
 
 def stay_offline() -> None:
@@ -81,6 +84,20 @@ def _cached(store: Store, names: list[str]) -> Path:
                 with store.reader(name) as source, copy.writer(name) as target:
                     shutil.copyfileobj(source, target, _CHUNK)
     return folder
+
+
+def _check_whole(key: str, path: Path) -> None:
+    """Reads no tensor: the header of safetensors says how long the file is."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.suffix == _TENSORS:
+            with safe_open(path, framework="np"):
+                return
+        json.loads(path.read_bytes())
+    except (ValueError, SafetensorError) as error:
+        rule = f"it is broken off, or a pointer of Git LFS ({error})"
+        raise ConfigError(f"{key}: {path}", rule, "Fetch it again.") from None
 
 
 def _version(store: Store, sizes: dict[str, int]) -> str:
