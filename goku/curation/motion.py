@@ -5,6 +5,7 @@ short side of `motion_side_pixels`. The paper names RAFT but neither gap nor siz
 bounds (0.3 to 20) are not in this unit: compare percentiles, not numbers.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,12 +29,10 @@ class MotionStage:
         """
         if footage.probe.kind is Kind.IMAGE:
             return [span]
-        inside = [
-            flow.pixels
-            for flow in footage.scan.flows
-            if flow.start_seconds >= span.start_seconds - _SLACK
-            and flow.end_seconds < span.end_seconds - _SLACK
-        ]
+        flows = footage.scan.flows
+        first = bisect_left(flows, span.start_seconds - _SLACK, key=lambda flow: flow.start_seconds)
+        last = bisect_left(flows, span.end_seconds - _SLACK, key=lambda flow: flow.end_seconds)
+        inside = [flow.pixels for flow in flows[first:last]]
         if not inside:
             return [span]
         return [replace(span, scores={**span.scores, SCORE: sum(inside) / len(inside)})]

@@ -1,6 +1,7 @@
 """Each stage by itself, on a footage whose header and scan are given."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def test_motion_is_the_mean_of_pairs_inside_the_clip() -> None:
     assert isinstance(result, Span)
     assert result.scores == {"motion": (1 + 2 + 3) / 3}  # the pair that ends at 2.5 is outside
     assert MotionStage().apply(Span(0, 0.4), footage(flows=flows)) == [Span(0, 0.4)]
+
+
+def test_the_clips_of_a_whole_day_are_scored_in_no_time() -> None:
+    flows = tuple(Flow(k / 2, k / 2 + 0.5, 1.0) for k in range(2 * 86_400))
+    source, began = footage(flows=flows), time.process_time()
+    for start in range(86_300, 86_400):
+        (result,) = MotionStage().apply(Span(start, start + 2), source)
+        assert isinstance(result, Span)
+        assert result.scores == {"motion": 1.0}
+    assert time.process_time() - began < 0.2  # seconds
 
 
 def test_caption_is_the_sidecar_else_the_file_name_plus_motion() -> None:
