@@ -171,7 +171,7 @@ def _curated(store: Store, key: str, footage: Footage) -> Commit:
         task_key=key,
         source=footage.uri,
         source_sha256=footage.sha256,
-        shards={clip.shard: store.size(clip.shard) or 0 for clip in clips},
+        shards={name: store.size(name) or 0 for name in dict.fromkeys(c.shard for c in clips)},
         records=records,
         clips=len(clips),
         tallies=(*sieve.tallies, _tally(_ENCODE, len(sieve.spans), len(clips), rejects)),

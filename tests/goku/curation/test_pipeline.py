@@ -173,6 +173,20 @@ def test_many_clips_fill_several_shards(source: Path, tmp_path: Path) -> None:
     assert [probe(data).frames for data in media] == [30, 30, 30]
 
 
+def test_the_store_is_asked_of_shards_not_of_clips(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, asked = Store.size, list[str]()
+
+    def counted(store: Store, name: str) -> int | None:
+        asked.append(name)
+        return size(store, name)
+
+    monkeypatch.setattr(Store, "size", counted)
+    assert Curator(str(source), str(tmp_path), settings())("film.mp4").clips == 3
+    assert len(asked) == 2  # once written, and for the commit
+
+
 def test_a_span_that_cannot_be_encoded_fails_alone(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
