@@ -163,17 +163,18 @@ def _head(asked: argparse.Namespace) -> dict[str, Any]:
 def read(arguments: list[str] | None) -> argparse.Namespace:
     """What is asked for.
 
-    Raises ConfigError for a pack that does not exist, for a model without blocks, for options that
-    exclude one another, and for a file that could not be written in the end.
+    Raises ConfigError for a pack that does not exist, for numbers below 1, for options that exclude
+    one another, and for a file that could not be written in the end.
     """
     asked = _parser().parse_args(arguments)
     for name in asked.packs:
         if name not in PACKS:
             raise unknown_key(name, list(PACKS), noun="pack")
-    if asked.layers is not None and asked.layers < 1:
-        raise ConfigError(
-            f"--layers {asked.layers}", "a model has one block at least", "Leave it out for all."
-        )
+    for name in ("layers", "rounds", "pack_tokens"):
+        number = getattr(asked, name)
+        if number is not None and number < 1:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} {number}", "it must be at least 1", "Or leave it out.")
     kinds = [f"--{kind}" for kind in ("peer", "plain", "costs") if getattr(asked, kind)]
     if len(kinds) > 1:
         raise ConfigError(" ".join(kinds), "each measures something else", "Give one of them.")

@@ -27,7 +27,9 @@ def test_a_pack_has_its_own_recomputation_until_another_is_set() -> None:
     ("words", "message"),
     [
         ("clip-8129", "clip-8129: there is no such pack. Did you mean clip-8192?"),
-        ("clip-8192 --layers 0", "--layers 0: a model has one block at least"),
+        ("clip-8192 --layers 0", "--layers 0: it must be at least 1"),
+        ("clip-8192 --rounds 0", "--rounds 0: it must be at least 1"),
+        ("--costs table --pack-tokens 0", "--pack-tokens 0: it must be at least 1"),
         ("--plain --peer", "--peer --plain: each measures something else"),
         ("--plain --costs table", "--plain --costs: each measures something else"),
         ("--peer --layers 4", "--layers 4: --peer measures a model of its own"),
