@@ -50,7 +50,7 @@ class Trained:
     tokens_per_second: float  # of all GPUs
     peak_bytes: int  # of the rank with most
     fixed_bytes: int  # expected of weights, gradients and state
-    loss: float
+    loss: float  # mean over the samples of all data ranks
     steps_ms: list[float]
 
     def __str__(self) -> str:
@@ -197,9 +197,8 @@ def measure(
         steps.append(step.milliseconds())
         passes.append(sum(limit.run().values()))
     step.close()
-    loss = float(losses_S.mean())
-    step_ms, limit_ms, most, part = largest(
-        mesh, statistics.median(steps), statistics.median(passes), float(peak), loss
+    step_ms, limit_ms, most = largest(
+        mesh, statistics.median(steps), statistics.median(passes), float(peak)
     )
     flops = step_flops(model, pack.lengths, pack.text_lengths) / parallel.sequence
     return Trained(
@@ -214,9 +213,14 @@ def measure(
         tokens_per_second=1e3 * pack.tokens * mesh.data / step_ms,
         peak_bytes=int(most),
         fixed_bytes=step.fixed_bytes,
-        loss=part,
+        loss=mean_loss(losses_S, mesh),
         steps_ms=steps,
     )
+
+
+def mean_loss(losses_S: Tensor, mesh: Mesh) -> float:
+    """Of all data ranks' samples, from what `run` gave on each rank. Collective."""
+    return float(mesh.sum(losses_S.mean())) / mesh.data
 
 
 def largest(mesh: Mesh, *values: float) -> list[float]:
