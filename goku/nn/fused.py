@@ -75,7 +75,7 @@ class Fused:
         turn = (None, None) if rotation is None else (rotation.cos_NF, rotation.sin_NF)
         # torch leaves Function.apply untyped
         y_ND: Tensor = _Rotate.apply(x_ND, norm.weight, *turn, norm.eps)  # type: ignore[no-untyped-call]
-        return y_ND.view(y_ND.shape[0], heads, -1)
+        return y_ND.view(y_ND.shape[0], heads, y_ND.shape[1] // heads)
 
     def project(self, x_ND: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
         """Rowwise.project."""
