@@ -127,13 +127,11 @@ def _commit(place: Place, encoded: bytes | Failure, rank: int) -> int | Failure:
     if isinstance(encoded, Failure) or not place.leads:
         return encoded if isinstance(encoded, Failure) else 0
     try:
-        manifest = Manifest.decode(encoded)
-        place.run.commit(manifest)
+        return place.run.commit_encoded(encoded).nbytes
     except Fenced as error:
         return Failure(str(error), fenced=True)
     except Exception as error:
         return _failure(f"the manifest on rank {rank}", error)
-    return manifest.nbytes
 
 
 def _clear(place: Place, file: str, step: int, *, committed: bool) -> None:

@@ -149,7 +149,7 @@ class Ledger:
         The count begins anew where a person started the run again. A checkpoint speaks for an
         attempt whose supervisor vanished before it could.
         """
-        latest = self._run.latest()
+        latest = self._run.newest()
         saved = latest.attempt if latest else 0
         count = 0
         for attempt in map(self.get, reversed(self._numbers())):
@@ -208,7 +208,7 @@ class Ledger:
 
     def committed(self, number: int) -> Steps:
         """What the newest checkpoint tells of an attempt, which may have ended before it could."""
-        latest = self._run.latest()
+        latest = self._run.newest()
         if latest is None or latest.attempt != number:
             return Steps()
         return Steps(last=latest.step, durable=latest.step)

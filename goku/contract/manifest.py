@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -74,8 +74,14 @@ class _Format(BaseModel):
     format: int = FORMAT
 
 
-class Manifest(_Record):
-    """A whole checkpoint. Tensor names begin with what they are: model/, ema/, exp_avg/, ..."""
+class Head(_Record):
+    """A manifest but for its tensors: enough to list, keep and delete checkpoints.
+
+    512 ranks make a million pieces, which take a reader four seconds in which no other thread of
+    its process runs, and 0.6 GB. Without them it is a tenth.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     format: int = FORMAT
     step: int
@@ -88,21 +94,18 @@ class Manifest(_Record):
     created_at: float  # unix seconds
     save_seconds: float = 0.0  # from the start of this save to its commit
     metrics: dict[str, float] = Field(default_factory=dict)  # measured on these very weights
-    tensors: dict[str, TensorEntry]
     files: dict[str, FileEntry]
 
     @property
     def nbytes(self) -> int:
         return sum(entry.nbytes for entry in self.files.values())
 
-    def encode(self) -> bytes:
-        """The manifest's bytes: JSON, followed by a line with the digest of what precedes it."""
-        body = self.model_dump_json().encode()
-        return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
-
     @classmethod
-    def decode(cls, data: bytes, *, name: str = NAME) -> "Manifest":
-        """Read what `encode` wrote. Raises CorruptCheckpoint for anything else, be it one bit."""
+    def decode(cls, data: bytes, *, name: str = NAME) -> Self:
+        """Read what `Manifest.encode` wrote.
+
+        Raises CorruptCheckpoint for anything else, be it one bit.
+        """
         body, _, digest = data.rstrip(b"\n").rpartition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != digest:
             raise CorruptCheckpoint(f"{name}: the manifest's own digest does not match its bytes")
@@ -115,6 +118,19 @@ class Manifest(_Record):
             raise CorruptCheckpoint(
                 f"{name}: not a manifest of this format ({where}: {problem['msg']})"
             ) from None
+
+
+class Manifest(Head):
+    """A whole checkpoint. Tensor names begin with what they are: model/, ema/, exp_avg/, ..."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tensors: dict[str, TensorEntry]
+
+    def encode(self) -> bytes:
+        """The manifest's bytes: JSON, followed by a line with the digest of what precedes it."""
+        body = self.model_dump_json().encode()
+        return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
 
 def _check_format(number: int, name: str) -> None:
@@ -137,7 +153,7 @@ def coverage_gaps(manifest: Manifest) -> Iterator[str]:
             yield name
 
 
-def missing_files(store: Store, manifest: Manifest) -> Iterator[str]:
+def missing_files(store: Store, manifest: Head) -> Iterator[str]:
     """Files that are not there or have another size, each with the reason."""
     sizes = store.sizes()
     for name, entry in manifest.files.items():

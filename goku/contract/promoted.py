@@ -7,7 +7,7 @@ checkpoints of the next attempt count again. Every tier asks it before it calls 
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from goku.contract.manifest import CorruptCheckpoint, Manifest
+from goku.contract.manifest import CorruptCheckpoint, Head
 from goku.contract.store import Store
 
 NAME = "promoted"
@@ -22,7 +22,7 @@ class Promoted(BaseModel):
     attempt: int = Field(ge=0)
     at: float  # unix seconds
 
-    def voids(self, manifest: Manifest) -> bool:
+    def voids(self, manifest: Head) -> bool:
         """Whether this checkpoint is one of those that were set aside."""
         return manifest.step > self.step and manifest.attempt <= self.attempt
 

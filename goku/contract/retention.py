@@ -7,7 +7,7 @@ or the only verified one) and does the deleting.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from goku.contract.manifest import Manifest
+from goku.contract.manifest import Head
 
 METRIC = "validation_loss_ema"
 
@@ -24,7 +24,7 @@ class Retention(NamedTuple):
         """Whether the step is kept for its number alone."""
         return bool(self.every) and step % (self.every or 1) == 0
 
-    def kept(self, complete: Sequence[Manifest]) -> set[int]:
+    def kept(self, complete: Sequence[Head]) -> set[int]:
         """The steps to keep of these, which are complete and newest first."""
         steps = [manifest.step for manifest in complete]
         measured = [manifest for manifest in complete if self.metric in manifest.metrics]

@@ -32,7 +32,7 @@ from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
 from goku.contract import manifest as manifests
 from goku.contract import promoted
-from goku.contract.manifest import CorruptCheckpoint, Manifest
+from goku.contract.manifest import CorruptCheckpoint, Head, Manifest
 from goku.contract.retention import Retention
 from goku.contract.store import Store, StoreError
 
@@ -163,46 +163,61 @@ class RunDir:
         data = self.checkpoint(step).read(manifests.NAME)
         return Manifest.decode(data, name=f"step {step}/{manifests.NAME}")
 
-    def complete(self, among: Iterable[int] | None = None) -> Iterator[Manifest]:
+    def head(self, step: int) -> Head:
+        """A step's manifest without its tensors. Raises as `manifest` does."""
+        data = self.checkpoint(step).read(manifests.NAME)
+        return Head.decode(data, name=f"step {step}/{manifests.NAME}")
+
+    def complete(self, among: Iterable[int] | None = None) -> Iterator[Head]:
         """Complete checkpoints, newest first, but for those that a promotion has set aside."""
         steps, aside = self.steps() if among is None else sorted(among), promoted.read(self.store)
         found = (manifest for manifest in map(self.whole, reversed(steps)) if manifest)
         return (manifest for manifest in found if not (aside and aside.voids(manifest)))
 
-    def whole(self, step: int) -> Manifest | None:
-        """The manifest of a step if its checkpoint is complete."""
+    def whole(self, step: int) -> Head | None:
+        """The head of a step if its checkpoint is complete."""
         try:
-            manifest = self.manifest(step)
+            manifest = self.head(step)
         except (FileNotFoundError, CorruptCheckpoint):
             return None
         return manifest if self._has_files(manifest) else None
 
-    def _has_files(self, manifest: Manifest) -> bool:
+    def _has_files(self, manifest: Head) -> bool:
         return not any(manifests.missing_files(self.checkpoint(manifest.step), manifest))
+
+    def newest(self) -> Head | None:
+        """The head of the newest complete checkpoint."""
+        return next(self.complete(), None)
 
     def latest(self) -> Manifest | None:
         """The newest complete checkpoint."""
-        return next(self.complete(), None)
+        newest = self.newest()
+        return self.manifest(newest.step) if newest else None
 
     def commit(self, manifest: Manifest) -> None:
-        """Make a checkpoint exist: check the fence, write the manifest, point LATEST at it.
+        """Make a checkpoint exist. Raises as `commit_encoded` does."""
+        self.commit_encoded(manifest.encode())
+
+    def commit_encoded(self, data: bytes) -> Head:
+        """Commit a manifest's bytes: check the fence, write the manifest, point LATEST at it.
 
         It takes the place of an earlier attempt's manifest of the same step, which this attempt
         can only have passed over as broken. Raises Fenced if a newer attempt has begun.
         """
+        manifest = Head.decode(data)
         self.check_fence(manifest.attempt)
-        data = manifest.encode()
         self.checkpoint(manifest.step).change(
             manifests.NAME, lambda old: self._committed(old, manifest.attempt, data)
         )
         # The checkpoint exists by now: a hint that cannot be written must not undo that.
         with suppress(OSError, StoreError):
             self.store.change(_LATEST, lambda old: _pointed(old, manifest, data))
+        return manifest
 
     def _committed(self, old: bytes | None, attempt: int, data: bytes) -> bytes:
         """The manifest to write: a newer attempt's stays, even if it came after the fence."""
         try:
-            holder = Manifest.decode(old).attempt if old else attempt
+            holder = Head.decode(old).attempt if old else attempt
         except CorruptCheckpoint:
             holder = attempt
         if holder > attempt:
@@ -216,7 +231,7 @@ class RunDir:
 
         Call it after a commit: what a crashed save left behind goes with it.
         """
-        newest = self.latest()
+        newest = self.newest()
         if newest is None:
             return []
         doomed = self._doomed(newest, retention, in_use)
@@ -234,10 +249,10 @@ class RunDir:
 
         Never the newest complete one, one in use or pinned, or the only one that was verified.
         """
-        newest = self.latest()
+        newest = self.newest()
         return [] if newest is None else self._doomed(newest, retention, in_use)
 
-    def _doomed(self, newest: Manifest, retention: Retention, in_use: Collection[int]) -> list[int]:
+    def _doomed(self, newest: Head, retention: Retention, in_use: Collection[int]) -> list[int]:
         older = [step for step in self.steps() if step < newest.step]
         rest = older[: -max(1, retention.last)]
         # Kept whatever they hold: their manifests, maybe a hundred, need not be read.
@@ -319,7 +334,7 @@ class NodeDir(RunDir):
     here as well: what this node had to write is there.
     """
 
-    def _has_files(self, manifest: Manifest) -> bool:
+    def _has_files(self, manifest: Head) -> bool:
         sizes = self.checkpoint(manifest.step).sizes()
         here = {name: entry for name, entry in manifest.files.items() if name in sizes}
         return bool(here) and all(sizes[name] == entry.nbytes for name, entry in here.items())
@@ -335,7 +350,7 @@ def _steps(store: Store, folder: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _pointed(old: bytes | None, manifest: Manifest, data: bytes) -> bytes | None:
+def _pointed(old: bytes | None, manifest: Head, data: bytes) -> bytes | None:
     """LATEST after a commit, or None to leave it: it never goes back to an older attempt."""
     try:
         held = json.loads(old or b"{}")

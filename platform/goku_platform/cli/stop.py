@@ -41,7 +41,7 @@ def stop(
         seconds = patience(found, now=now) if timeout is None else timeout
     with limit(seconds + _MARGIN_SECONDS, "stop"):
         stop(found, client, now=now, timeout_seconds=seconds)
-        latest = found.latest()
+        latest = found.newest()
     step = latest.step if latest else None
     if as_json:
         emit_json({"name": found.name, "uri": found.uri, "durable_step": step})

@@ -62,7 +62,7 @@ def stored(run: RunDir) -> Existing:
     """What the store has of a run, before any target was asked. Raises StoreError."""
     if not run.exists():
         return Existing(name=run.name, there=False)
-    newest, latest = Ledger(run).last(), run.latest()
+    newest, latest = Ledger(run).last(), run.newest()
     return Existing(
         name=run.name,
         there=True,

@@ -58,7 +58,7 @@ def warnings(config: RunConfig) -> tuple[str, ...]:
     previous = start_of(config)
     if previous is None or not previous.exists():
         return ()
-    last, latest = Ledger(previous).last(), previous.latest()
+    last, latest = Ledger(previous).last(), previous.newest()
     if latest is None or (last and last.cause is Cause.DONE):
         return ()
     return (f"run {previous.name!r} is not done: this one starts from its step {latest.step}.",)

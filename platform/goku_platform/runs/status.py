@@ -183,7 +183,7 @@ def _with_heartbeat(attempts: list[Attempt], beat: Progress | None) -> tuple[Att
 
 
 def _training(run: RunDir, config: RunConfig, newest: Attempt | None) -> Training:
-    latest, rows = run.latest(), _rows(run, newest) if newest else []
+    latest, rows = run.newest(), _rows(run, newest) if newest else []
     row = rows[-1] if rows else {}
     durable = latest.step if latest else None
     known = (row.get("step"), newest.last_step if newest else None)

@@ -14,7 +14,7 @@ from goku.checkpoint import files
 from goku.checkpoint.save import Saved, SaveFailed, Saver
 from goku.checkpoint.state import NamedPiece
 from goku.config.parallel import ParallelConfig
-from goku.contract.manifest import Manifest
+from goku.contract.manifest import Head
 from goku.contract.retention import Retention
 from goku.contract.rundir import Fenced, RunDir
 from goku.parallel.mesh import connect
@@ -28,14 +28,14 @@ WORLD = 2
 class DyingRun(RunDir):
     """A run whose rank 0 is killed when all payload is written and the manifest is not."""
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit_encoded(self, data: bytes) -> Head:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FullRun(RunDir):
     """A run whose store has no room for the manifest."""
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit_encoded(self, data: bytes) -> Head:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -229,7 +229,7 @@ def test_every_node_commits_what_its_ranks_wrote(tmp_path: Path) -> None:
         assert (quick.step, quick.tier) == (12, Tier.NODE)
         assert (slow.step, slow.tier) == (10, Tier.STORE)
     store, *nodes = RunDir(uri), NodeDir(f"{uri}-0"), NodeDir(f"{uri}-1")
-    assert store.latest() == store.whole(10)
+    assert store.newest() == store.whole(10)
     manifests = [node.latest() for node in nodes]
     assert manifests[0] == manifests[1]
     for rank, node in enumerate(nodes):

@@ -1,13 +1,14 @@
 """What is kept: by the rules, and whatever the rules say."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goku.contract.manifest import FileEntry, Manifest
+from goku.contract.manifest import FileEntry, Manifest, Piece, TensorEntry
 from goku.contract.retention import METRIC, Retention
 from goku.contract.rundir import NodeDir, RunDir
 
@@ -151,3 +152,25 @@ def test_each_rule_is_kept_whatever_the_others_say(
     found = sorted(losses[step] for step in kept if step in losses)
     assert found[:best] == measured[:best]
     assert len(kept) <= last + best + (len(steps) // every + 60 // every if every else 0)
+
+
+def test_what_is_kept_is_decided_without_the_pieces_of_tensors(tmp_path: Path) -> None:
+    run = RunDir(str(tmp_path))
+    pieces = tuple(
+        Piece(start=n, length=1, file="data", offset=n, nbytes=1, crc32=0) for n in range(20_000)
+    )
+    tensor = TensorEntry(shape=(len(pieces),), dtype="U8", pieces=pieces)
+    for step in (10, 20, 30, 40):
+        run.checkpoint(step).write("data", PAYLOAD)
+        run.commit(manifest(step).model_copy(update={"tensors": {"model/w": tensor}}))
+    tracemalloc.start()
+    try:
+        assert run.retain(Retention(last=2)) == [10, 20]
+        assert run.newest() is not None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    latest = run.latest()
+    assert latest is not None
+    assert latest.tensors["model/w"] == tensor
+    assert peak < 4 * len(latest.encode())

@@ -38,7 +38,7 @@ def listing(run: RunDir) -> tuple[Checkpoint, ...]:
 def look(run: RunDir, step: int, record: Promoted | None = None) -> Checkpoint:
     """One folder, as its manifest and the sizes of its files tell of it."""
     try:
-        manifest = run.manifest(step)
+        manifest = run.head(step)
     except FileNotFoundError:
         return Checkpoint(step=step, problems=(f"{NAME}: is missing: the save never ended",))
     except CorruptCheckpoint as error:

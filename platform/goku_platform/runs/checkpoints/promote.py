@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from goku.contract import promoted
 from goku.contract.attempts import Ledger
-from goku.contract.manifest import CorruptCheckpoint, Manifest, verify
+from goku.contract.manifest import CorruptCheckpoint, Head, verify
 from goku.contract.promoted import Promoted
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
@@ -38,7 +38,7 @@ def plan(run: RunDir, client: Client, step: int) -> Promotion:
     Raises RunError if the run is alive or has no such checkpoint, CorruptCheckpoint.
     """
     refuse_alive(look(run, client))
-    chosen, latest = complete(run, step), run.latest()
+    chosen, latest = complete(run, step), run.newest()
     record = _record(run, step)
     aside = [one.step for one in _committed(run) if record.voids(one)]
     return Promotion(
@@ -75,11 +75,11 @@ def _record(run: RunDir, step: int) -> Promoted:
     return Promoted(step=step, attempt=newest.number if newest else 0, at=time.time())
 
 
-def _committed(run: RunDir) -> list[Manifest]:
+def _committed(run: RunDir) -> list[Head]:
     found = []
     for step in run.steps():
         try:
-            found.append(run.manifest(step))
+            found.append(run.head(step))
         except (FileNotFoundError, CorruptCheckpoint):
             continue
     return found

@@ -36,7 +36,7 @@ class Fate(BaseModel):
 def plan(run: RunDir, client: Client, rule: Retention) -> tuple[Fate, ...]:
     """The fate of every checkpoint folder, oldest first. Changes nothing."""
     alive, needed = _alive(run, look(run, client)), _needed(run)
-    doomed, latest, fates = run.doomed(rule, in_use=needed), run.latest(), []
+    doomed, latest, fates = run.doomed(rule, in_use=needed), run.newest(), []
     for one in listing(run):
         if one.step in needed:
             keep, why = True, needed[one.step]
@@ -67,7 +67,7 @@ def _needed(run: RunDir) -> dict[int, str]:
         needed[pointed] = "LATEST points at it"
     if (begun := _begun_at(run, Ledger(run).last())) is not None:
         needed[begun] = "the running attempt began at it"
-    if (latest := run.latest()) is not None:
+    if (latest := run.newest()) is not None:
         needed[latest.step] = "the latest"
     return needed
 
