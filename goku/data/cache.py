@@ -13,7 +13,7 @@ Whatever no commit names is garbage of a lost attempt. Packing reads commits onl
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -138,8 +138,11 @@ class LatentCache:
     def is_complete(self) -> bool:
         return self.store.exists(_COMPLETE)
 
-    def commits(self) -> list[Commit]:
-        """What counts, in no order that means anything. Raises ConfigError for a damaged one."""
+    def commits(self) -> Iterator[Commit]:
+        """What counts, in no order that means anything. Raises ConfigError for a damaged one.
+
+        One by one: a clip of a commit takes 0.6 KB, and there may be a hundred million.
+        """
         return at_once(self._commit, self.store.list(_COMMITS))
 
     def _commit(self, name: str) -> Commit:
@@ -155,7 +158,7 @@ class CacheWriter:
 
     def __init__(self, cache: LatentCache) -> None:
         self._cache = cache
-        commits = cache.commits()
+        commits = list(cache.commits())
         self.encoded = {clip.id for commit in commits for clip in commit.clips}  # and committed
         self.rejected = {id for commit in commits for id in commit.rejects}
         self._begin_shard()

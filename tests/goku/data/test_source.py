@@ -3,6 +3,7 @@
 import gc
 import re
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from goku.config import ConfigError
 from goku.config.data import DataConfig
 from goku.contract.store import Store
+from goku.data import cache as caches
 from goku.data import source
-from goku.data.cache import CacheWriter, Encoded, LatentCache, Meta
+from goku.data.cache import CachedClip, CacheWriter, Encoded, LatentCache, Meta
 from goku.data.encoding import EMPTY, ClipEncoder, Sample, curated
 from goku.data.loader import Loader
 from goku.data.records import Clip, Commit, Kind, add_commit, read_clips, write_clips
@@ -177,7 +179,7 @@ def test_records_and_commits_are_read_many_at_once(
         return read(self, name)
 
     monkeypatch.setattr(Store, "read", wait)
-    assert len(latents.commits()) == 2 * TOGETHER
+    assert len(list(latents.commits())) == 2 * TOGETHER
     assert [each.id for each in read_clips(footage)] == [f"{n:02d}" for n in range(2 * TOGETHER)]
 
 
@@ -299,3 +301,24 @@ def test_broken_media_names_the_clip(clips: Store) -> None:
     cut = whole.model_copy(update={"nbytes": whole.nbytes // 2})
     with pytest.raises(BadMedia, match=rf"clip v0 of memory://films/a\.mp4 in {SHARD}"):
         encoder(clips).pixels(cut)
+
+
+def test_a_source_does_not_hold_all_commits_at_once(tmp_path: Path) -> None:
+    latents = LatentCache(Store(str(tmp_path)))
+    latents.begin(META, torch.zeros(1, TEXT_WIDTH))
+    for number in range(100):
+        clips = tuple(
+            CachedClip(id=f"{number}-{n:032x}", kind=Kind.IMAGE, shape=(1, 1, 1), text_length=1)
+            for n in range(100)
+        )
+        record = caches.Commit(shard=f"shards/{number}.safetensors", clips=clips)
+        latents.store.write(f"commits/{number}.json", record.model_dump_json().encode())
+    latents.complete()
+    tracemalloc.start()
+    try:
+        cached = CachedSource(str(tmp_path), latent_channels=3, text_width=TEXT_WIDTH)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(cached) == 10_000
+    assert peak < 2.7 * kept
