@@ -1,8 +1,11 @@
-"""Encode curated clips and captions once: `python -m goku.apps.encode`, one process.
+"""Encode curated clips and captions once: `python -m goku.apps.encode`, one process a GPU.
 
 Training then reads latents instead of pixels. What is committed stays: an attempt that was stopped
-or killed goes on with the clips that no commit names. Signals are caught before torch is imported.
+or killed goes on with the clips that no commit names, on as many processes as it has. They share
+nothing but the store. Signals are caught before torch is imported.
 """
+
+import os
 
 from goku.apps.entry import Context, launch
 from goku.contract.exits import Cause
@@ -38,7 +41,7 @@ def _fill(context: Context, health: Health) -> bool:
     config = context.config
     store = Store(f"{locate(config.store, config.data.clips)}/{CLIPS}")
     clips = curated(store, config.data)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     # Both in float32, whatever the precision of training: what they round away is lost for good.
     vae = Autoencoder.load(config.vae, latent_channels=config.model.latent_channels, device=device)
     text = TextEncoder.load(config.text, width=config.model.text_width, device=device)
@@ -57,7 +60,15 @@ def _fill(context: Context, health: Health) -> bool:
     )
     cache.begin(meta, encoder.text(EMPTY))
     health.section("step")
-    return fill(cache, clips, encoder=encoder, watch=health, depth=_CLIPS_AHEAD)
+    return fill(
+        cache,
+        clips,
+        encoder=encoder,
+        watch=health,
+        depth=_CLIPS_AHEAD,
+        rank=context.rank,
+        ranks=context.ranks,
+    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Context(NamedTuple):
     rank: int
     attempt: int  # number in the ledger; 0 outside of one
     started_at: float  # unix seconds at which the attempt began
+    ranks: int = 1  # of the attempt, on all nodes
 
 
 def launch(work: Callable[[Context], Cause]) -> NoReturn:
@@ -92,6 +93,7 @@ def _context(pod: PodDir, rank: int) -> Context:
         rank=rank,
         attempt=int(os.environ.get(env.ATTEMPT, "0")),
         started_at=float(os.environ.get(env.ATTEMPT_STARTED, time.time())),
+        ranks=int(os.environ.get("WORLD_SIZE", "1")),
     )
 
 

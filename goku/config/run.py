@@ -35,6 +35,11 @@ class Job(StrEnum):
     TRAIN = "train"
     SAMPLE = "sample"
 
+    @property
+    def spread(self) -> bool:
+        """Whether parallel.nodes x processes_per_node ranks do it; the rest is one process."""
+        return self in (Job.TRAIN, Job.ENCODE)
+
 
 class RunConfig(Section):
     """Everything that decides what a run computes. Frozen into `run.json` at launch."""

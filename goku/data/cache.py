@@ -164,8 +164,13 @@ class CacheWriter:
         self._begin_shard()
 
     @property
+    def done(self) -> set[str]:
+        """The clips that need no more work, encoded or rejected."""
+        return self.encoded | self.rejected
+
+    @property
     def committed(self) -> int:
-        """How many clips need no more work, encoded or rejected."""
+        """How many these are."""
         return len(self.encoded) + len(self.rejected)
 
     @property

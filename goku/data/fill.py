@@ -1,4 +1,8 @@
-"""Fill a cache with the clips that no commit names, until all are done or a stop is asked for."""
+"""Fill a cache with the clips that no commit names, until all are done or a stop is asked for.
+
+Ranks need not hear of one another: whose a clip is follows from its id and their number, and
+whoever finds everything committed after its own last commit declares the cache complete.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -10,6 +14,7 @@ from goku.data.cache import CacheWriter, LatentCache
 from goku.data.encoding import ClipEncoder
 from goku.data.prefetch import ahead
 from goku.data.records import Clip
+from goku.data.stream import unit
 from goku.data.video import BadMedia
 
 
@@ -32,15 +37,16 @@ def fill(
     encoder: ClipEncoder,
     watch: Watch,
     depth: int,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> bool:
-    """Encode and commit the missing clips; True once none is missing, False after a stop.
+    """Encode and commit this rank's missing clips; True once none is missing, False after a stop.
 
     Clips are decoded `depth` ahead in threads. A clip that cannot be decoded is rejected, and
-    named in a commit. Raises ConfigError if that befalls all of them.
+    named in a commit. Raises ConfigError if that befalls all of all ranks.
     """
     writer = CacheWriter(cache)
-    done = writer.encoded | writer.rejected
-    missing = [clip for clip in clips if clip.id not in done]
+    missing = [clip for clip in _share(clips, rank, ranks) if clip.id not in writer.done]
     watch.started(writer.committed)
     _say(f"{len(missing)} of {len(clips)} clips to encode")
     for clip, pixels in _decoded(encoder, missing, depth):
@@ -56,14 +62,27 @@ def fill(
         if writer.due():
             _flush(writer, watch)
     _flush(writer, watch)
-    if not writer.encoded:
+    _complete(cache, writer, clips)
+    return True
+
+
+def _share(clips: Sequence[Clip], rank: int, ranks: int) -> list[Clip]:
+    return [clip for clip in clips if int(unit("encode", clip.id) * ranks) == rank]
+
+
+def _complete(cache: LatentCache, writer: CacheWriter, clips: Sequence[Clip]) -> None:
+    """Declare the cache complete, unless clips of other ranks are missing."""
+    wanted = {clip.id for clip in clips}
+    known = writer if wanted <= writer.done else CacheWriter(cache)
+    if not wanted <= known.done:
+        return
+    if not known.encoded:
         raise ConfigError(
             f"data.clips, {len(clips)} clips",
             "not one of them could be decoded",
             "Its shards are damaged: curate the footage again under another run name.",
         )
     cache.complete()
-    return True
 
 
 def _decoded(

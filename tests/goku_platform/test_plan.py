@@ -36,3 +36,12 @@ def test_a_cpu_cluster_gives_whole_nodes_and_no_gpu() -> None:
 def test_more_processes_than_gpus() -> None:
     with pytest.raises(TargetError, match=r"processes_per_node=2: a node has 1 GPUs"):
         plan(made.config("memory://"), Settings(gpus_per_node=1), code_version="")
+
+
+@pytest.mark.parametrize(
+    ("preset", "processes"), [("stage1", 2), ("encode", 2), ("curate", 1), ("sample", 1)]
+)
+def test_training_and_encoding_are_spread_over_ranks(preset: str, processes: int) -> None:
+    config = made.config("memory://", preset, data={"source": "memory://footage"})
+    spec = plan(config, Settings(), code_version="")
+    assert spec.env[env.PROCESSES_PER_NODE] == str(processes)

@@ -77,8 +77,8 @@ def plan(config: RunConfig, settings: Settings, *, code_version: str) -> JobSpec
 
 
 def _world(config: RunConfig) -> tuple[int, int]:
-    """Nodes, and processes on each. Only training is spread over ranks; the rest is one process."""
-    if config.job is not Job.TRAIN:
+    """Nodes, and processes on each."""
+    if not config.job.spread:
         return 1, 1
     return config.parallel.nodes, config.parallel.processes_per_node
 

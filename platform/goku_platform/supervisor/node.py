@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from goku.config import RunConfig
-from goku.config.run import Job
 from goku.contract import outcome
 from goku.contract.attempts import Attempt
 from goku.contract.pod import PodDir, Verdict
@@ -46,7 +45,7 @@ class Node:
         """`program` are arguments to Python in place of the job's app."""
         self._run, self._config, self._place = run, config, place
         self._stop, self._gang, self._settle_seconds = stop, gang, settle_seconds
-        self._grouped = config.job is Job.TRAIN  # ranks that torchrun starts
+        self._grouped = config.job.spread  # over ranks that torchrun starts
         self._program = program or command.app(config.job)
         self._pod = PodDir(place.pod_folder)
 
@@ -64,7 +63,7 @@ class Node:
 
     def watch(self) -> Watch:
         """Eyes for one attempt; they count the time from now."""
-        # Only training is sure to have heartbeats; another app that sends one is held to the rest.
+        # Only ranks are sure to have heartbeats; another app that sends one is held to the rest.
         budget = self._config.health.start_budget_seconds if self._grouped else None
         return Watch(self._pod, self.ranks, start_budget=budget)
 

@@ -134,6 +134,45 @@ def test_a_crash_loses_only_what_no_commit_names(
     assert len(cached(store)) == 5
 
 
+def at(attempt: Context, rank: int, ranks: int) -> Context:
+    """The same attempt as a rank of several sees it, in a pod of its own."""
+    folder = attempt.pod.folder.with_name(f"pod-{rank}-of-{ranks}")
+    return attempt._replace(rank=rank, ranks=ranks, pod=PodDir(folder))
+
+
+def test_ranks_share_the_clips_and_the_last_one_completes_them(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, encoded = context(store, tmp_path), list[str]()
+    whole = CacheWriter.add
+
+    def count(self: CacheWriter, id: str, *rest: Any) -> None:
+        whole(self, id, *rest)
+        encoded.append(id)
+
+    monkeypatch.setattr(CacheWriter, "add", count)
+    shares = []
+    for rank in range(3):
+        with pytest.raises(ConfigError, match="encod"):
+            cached(store)
+        assert encode(at(attempt, rank, 3)) is Cause.DONE
+        shares.append(len(encoded))
+    assert max(shares[0], shares[1] - shares[0], shares[2] - shares[1]) < 5
+    assert sorted(encoded) == ["i0", "i1", "v0", "v1", "v2"]
+    assert [entry.id for entry in cached(store).entries] == sorted(encoded)
+
+
+def test_another_number_of_ranks_goes_on(store: str, tmp_path: Path) -> None:
+    attempt = context(store, tmp_path)
+    for rank in (0, 2):
+        encode(at(attempt, rank, 3))
+    with pytest.raises(ConfigError, match="encoding has not ended"):
+        cached(store)
+    for rank in (1, 0):
+        encode(at(attempt, rank, 2))
+    assert [entry.id for entry in cached(store).entries] == ["i0", "i1", "v0", "v1", "v2"]
+
+
 def test_an_image_run_encodes_images_alone(store: str, tmp_path: Path) -> None:
     run = context(store, tmp_path, frames=1, image_share=1.0)
     assert encode(run) is Cause.DONE
