@@ -62,7 +62,7 @@ def fill(
         if writer.due():
             _flush(writer, watch)
     _flush(writer, watch)
-    _complete(cache, writer, clips)
+    _complete(cache, writer, clips, watch)
     return True
 
 
@@ -70,10 +70,12 @@ def _share(clips: Sequence[Clip], rank: int, ranks: int) -> list[Clip]:
     return [clip for clip in clips if int(unit("encode", clip.id) * ranks) == rank]
 
 
-def _complete(cache: LatentCache, writer: CacheWriter, clips: Sequence[Clip]) -> None:
-    """Declare the cache complete, unless clips of other ranks are missing."""
+def _complete(cache: LatentCache, writer: CacheWriter, clips: Sequence[Clip], watch: Watch) -> None:
+    """Tell what all ranks have done, and declare the cache complete unless clips are missing."""
     wanted = {clip.id for clip in clips}
     known = writer if wanted <= writer.done else CacheWriter(cache)
+    watch.finished(known.committed)
+    watch.durable(known.committed)
     if not wanted <= known.done:
         return
     if not known.encoded:

@@ -157,6 +157,8 @@ def test_ranks_share_the_clips_and_the_last_one_completes_them(
             cached(store)
         assert encode(at(attempt, rank, 3)) is Cause.DONE
         shares.append(len(encoded))
+        (progress,) = at(attempt, rank, 3).pod.progress()
+        assert (progress.step, progress.durable_step) == (len(encoded), len(encoded))
     assert max(shares[0], shares[1] - shares[0], shares[2] - shares[1]) < 5
     assert sorted(encoded) == ["i0", "i1", "v0", "v1", "v2"]
     assert [entry.id for entry in cached(store).entries] == sorted(encoded)
