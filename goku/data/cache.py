@@ -5,24 +5,27 @@
     shards/<unique>.safetensors latent/<clip>, text/<clip> and, for encoders that are not causal,
                                 first/<clip>
     commits/<key>.json          created once a shard is there: its clips, with shapes and lengths
-    complete.json               all clips of the run are committed
+    index.jsonl.gz              all commits, one a line: what training reads instead of them
+    complete.json               all clips of the run are committed, and in the index
 
-Whatever no commit names is garbage of a lost attempt. Packing reads commits only, never a shard.
+Whatever no commit names is garbage of a lost attempt. Packing reads the index only, never a shard.
 """
 
+import gzip
 import hashlib
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
-from goku.data.damage import read_record
+from goku.data.damage import damaged, read_record
 from goku.data.encoding import Sample
 from goku.data.prefetch import at_once
 from goku.data.records import Kind
@@ -30,6 +33,7 @@ from goku.data.shards import Shard, write_shard
 
 FORMAT = 1
 _META, _COMPLETE, _EMPTY, _COMMITS = "meta.json", "complete.json", "empty.safetensors", "commits"
+_INDEX = "index.jsonl.gz"
 _TEXT = "text"
 # Half the bytes of float32. Latents are about unit normal and get noise added: float16 keeps 11
 # bits of them. Embeddings may be large, and bfloat16 is what the transformer reads them in.
@@ -38,6 +42,10 @@ _AGAIN = (
     f"Delete it and, if there is one, {_COMPLETE} beside {_COMMITS}; then start that encode run "
     "again (goku-platform resume, or launch --force with its --name if it is done): clips that no "
     "commit names are encoded anew."
+)
+_INDEX_AGAIN = (
+    "Start that encode run again (goku-platform launch --force with its --name): with nothing left "
+    "to encode it only makes this file anew."
 )
 _SHARD_BYTES = 128 << 20  # of float32 samples in memory; half of it on disk
 _SHARD_SECONDS = 60.0  # a kill loses no more work than this
@@ -126,6 +134,9 @@ class LatentCache:
 
     def complete(self) -> None:
         """Declare that nothing is missing: training may begin."""
+        with self.store.writer(_INDEX) as sink, gzip.GzipFile("", "wb", 6, sink, 0) as lines:
+            for commit in self.commits():
+                lines.write(commit.model_dump_json().encode() + b"\n")
         self.store.write(_COMPLETE, b"{}\n")
 
     # --- reading
@@ -144,6 +155,19 @@ class LatentCache:
         One by one: a clip of a commit takes 0.6 KB, and there may be a hundred million.
         """
         return at_once(self._commit, self.store.list(_COMMITS))
+
+    def index(self) -> Iterator[Commit]:
+        """The same once the cache is complete, from one file: all ranks of a run begin with it, and
+        commits may be a million.
+
+        Raises ConfigError if it is damaged, or not there.
+        """
+        try:
+            with self.store.reader(_INDEX) as source, gzip.open(source) as lines:
+                for line in lines:
+                    yield Commit.model_validate_json(line)
+        except (FileNotFoundError, ValidationError, EOFError, gzip.BadGzipFile, zlib.error):
+            raise damaged(self.store, _INDEX, fix=_INDEX_AGAIN) from None
 
     def _commit(self, name: str) -> Commit:
         return read_record(Commit, self.store, f"{_COMMITS}/{name}", fix=_AGAIN)

@@ -51,7 +51,7 @@ class CachedSource:
     """Samples that an encode run has left in a folder, `<run>/latents`."""
 
     def __init__(self, uri: str, *, latent_channels: int, text_width: int) -> None:
-        """Reads the commits, no sample.
+        """Reads the index, no sample.
 
         Raises ConfigError if nothing, or not everything, is encoded there, or if latents or
         embeddings do not fit the model.
@@ -62,7 +62,7 @@ class CachedSource:
         _check_width(uri, "text_width", meta.text_width, text_width)
         found = {
             clip.id: (Entry(clip.id, clip.kind, clip.shape, clip.text_length), commit.shard)
-            for commit in cached.commits()
+            for commit in cached.index()
             for clip in commit.clips
             if commit.shard
         }

@@ -260,9 +260,9 @@ def test_a_damaged_commit_is_named_and_its_clips_are_encoded_again(
     whole = open_cache(cache)
     name = f"commits/{cache.store.list('commits')[1]}"
     cache.store.write(name, damage(cache.store.read(name)))
-    for read in (lambda: open_cache(cache), lambda: CacheWriter(cache)):
-        with pytest.raises(ConfigError, match=re.escape(f"{cache.store.uri}/{name}: its bytes")):
-            read()
+    with pytest.raises(ConfigError, match=re.escape(f"{cache.store.uri}/{name}: its bytes")):
+        CacheWriter(cache)
+    assert open_cache(cache).entries == whole.entries  # from the index
     cache.store.delete(name)  # as the message says
     cache.store.delete("complete.json")
     with pytest.raises(ConfigError, match="3 clips are done so far"):
@@ -279,6 +279,38 @@ def test_a_damaged_commit_is_named_and_its_clips_are_encoded_again(
     for index in range(len(whole)):
         ours, theirs = (source.load(index, caption=True) for source in (again, whole))
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_source_reads_one_index_and_no_commit(
+    cache: LatentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand ranks would ask a store for a million commits each."""
+    monkeypatch.setattr(LatentCache, "_commit", None)
+    assert [entry.id for entry in open_cache(cache).entries] == ["i0", "i1", "v0", "v1", "v2"]
+
+
+def test_a_damaged_index_is_named_and_made_anew(cache: LatentCache) -> None:
+    index = cache.store.read("index.jsonl.gz")
+    for place in range(len(index)):
+        cache.store.write("index.jsonl.gz", _flipped(index, place))
+        if place not in range(3, 10):  # time, system and level in gzip's own header
+            assert "index.jsonl.gz: its bytes have changed" in _refused(cache)
+    cache.store.write("index.jsonl.gz", index[:-1])
+    assert "Start that encode run again" in _refused(cache)
+    cache.store.delete("index.jsonl.gz")
+    assert "another version of goku wrote it" in _refused(cache)
+    cache.complete()
+    assert cache.store.read("index.jsonl.gz") == index
+
+
+def _refused(cache: LatentCache) -> str:
+    with pytest.raises(ConfigError) as caught:
+        open_cache(cache)
+    return str(caught.value)
+
+
+def _flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
