@@ -85,12 +85,15 @@ class Chaos:
 
     @contextmanager
     def silent_node(self) -> Iterator[None]:
-        """The node's kubelet says nothing for a while; its pods run on."""
+        """The node's kubelet says nothing for a while; its pods run on, but services leave them out
+        until it speaks again. The operators answer when this returns."""
         daemons.find("kubelet").signal(signal.SIGSTOP)
         try:
             yield
         finally:
             daemons.find("kubelet").signal(signal.SIGCONT)
+            daemons.wait(node.ready, seconds=60, name="kubelet", what="the node being ready again")
+            operators.wait()
 
     def restart_kubelet(self) -> None:
         """Kill the kubelet and start it again; containers live on, and the GPUs come back."""

@@ -134,6 +134,14 @@ def restart(name: str) -> None:
     _wait(operator)
 
 
+def wait() -> None:
+    """Return when every operator with a deployment that was installed answers."""
+    there = {path.name for path in INSTALLED.glob("*")}
+    for operator in OPERATORS:
+        if operator.deployment and operator.name in there:
+            _wait(operator)
+
+
 def _install(operator: Operator, *, restored: bool) -> None:
     started = time.monotonic()
     if operator.name == "kwok":
