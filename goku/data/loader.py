@@ -9,10 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from heapq import nsmallest
 from itertools import islice, tee
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +23,13 @@ from goku.config.errors import ConfigError
 from goku.contract.store import patiently
 from goku.data import balance, packing
 from goku.data.balance import Cost
+from goku.data.catalog import Catalog, Entry, Indices
 from goku.data.degrees import Division, Sharing
 from goku.data.encoding import Sample
 from goku.data.packing import Pack
 from goku.data.prefetch import ahead, beside
 from goku.data.records import Kind
-from goku.data.source import Entry, Source
+from goku.data.source import Source
 from goku.data.stream import Stream, kinds, unit
 from goku.nn.layout import Layout, rows_of
 from goku.nn.patch import patchify
@@ -123,7 +126,7 @@ class Loader:
         self._sharing = sharing or Sharing.alone(self._cost or float)
         _check_entries(source.entries, config, patch)
         self._held: list[int] = []
-        self._streamed: dict[Kind, list[int]] = {}
+        self._streamed: dict[Kind, Indices] = {}
         for kind, quota in _quotas(config.image_share, holdout).items():
             held, streamed = _split(source.entries, kind, quota, holdout)
             self._held += held
@@ -193,7 +196,7 @@ class Loader:
 
     def _index(self, ordinal: int) -> int:
         kind, number = self._stream[ordinal]
-        return self._streamed[kind][number]
+        return int(self._streamed[kind][number])
 
     def _tokens(self, ordinal: int) -> int:
         return _tokens(self._source.entries[self._index(ordinal)], self._patch)
@@ -250,25 +253,22 @@ def _quotas(image_share: float, holdout: int) -> dict[Kind, int]:
     return {Kind.IMAGE: images, Kind.VIDEO: holdout - images}
 
 
-def _split(
-    entries: Sequence[Entry], kind: Kind, quota: int, holdout: int
-) -> tuple[list[int], list[int]]:
+def _split(entries: Catalog, kind: Kind, quota: int, holdout: int) -> tuple[list[int], Indices]:
     """Indices of one kind, held out and streamed, the latter in the order of ids."""
-    indices = [index for index, entry in enumerate(entries) if entry.kind == kind]
-    if indices and quota >= len(indices):
+    index_N = entries.of_kind(kind)
+    if 0 < len(index_N) <= quota:
         raise ConfigError(
             f"training.validation_samples={holdout}",
-            f"{quota} of the {len(indices)} {kind}s would be held out, none is left to train on",
+            f"{quota} of the {len(index_N)} {kind}s would be held out, none is left to train on",
             "Lower it, or curate more.",
         )
-    held = sorted(indices, key=lambda index: unit("holdout", entries[index].id))[:quota]
-    streamed = sorted(set(indices) - set(held), key=lambda index: entries[index].id)
-    return held, streamed
+    held = nsmallest(quota, index_N.tolist(), key=lambda index: unit("holdout", entries[index].id))
+    return held, index_N[~np.isin(index_N, held)]
 
 
-def _check_entries(entries: Sequence[Entry], config: DataConfig, patch: int) -> None:
+def _check_entries(entries: Catalog, config: DataConfig, patch: int) -> None:
     asked = kinds(config.image_share)
-    for entry in (entry for entry in entries if entry.kind in asked):
+    for entry in (entry for entry in entries.examples() if entry.kind in asked):
         if entry.shape[1] % patch or entry.shape[2] % patch:
             raise ConfigError(
                 f"model.patch_size={patch}",

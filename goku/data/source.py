@@ -3,16 +3,19 @@
 A source knows the shape of every sample beforehand, so that packing never waits for one.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import numpy as np
 
 from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
 from goku.data import buckets
 from goku.data.cache import LatentCache, Meta, read_sample
+from goku.data.catalog import Catalog, Entry
 from goku.data.encoding import ClipEncoder, Sample, Text, Vae, curated
-from goku.data.records import Kind
 from goku.data.shards import Shard
 
 # Shards whose headers are kept: 0.1 MB each, or 1 KB a clip. A rank meets all shards of its data in
@@ -20,20 +23,11 @@ from goku.data.shards import Shard
 _HEADERS = 1 << 13
 
 
-class Entry(NamedTuple):
-    """What is known of a sample before it is loaded."""
-
-    id: str
-    kind: Kind
-    shape: tuple[int, int, int]  # latent frames, height, width
-    text_length: int | None  # None until the caption is encoded
-
-
 class Source(Protocol):
     """Samples by index."""
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Catalog:
         """All samples, sorted by id."""
         ...
 
@@ -60,15 +54,20 @@ class CachedSource:
         meta = _complete_meta(cached)
         _check_width(uri, "latent_channels", meta.latent_channels, latent_channels)
         _check_width(uri, "text_width", meta.text_width, text_width)
-        found = {
-            clip.id: (Entry(clip.id, clip.kind, clip.shape, clip.text_length), commit.shard)
-            for commit in cached.index()
-            for clip in commit.clips
-            if commit.shard
-        }
-        placed = [found[id] for id in sorted(found)]
-        self.entries = [entry for entry, _ in placed]
-        self._shards = [shard for _, shard in placed]
+        self._shards: list[str] = []
+        clips: list[int] = []
+
+        def parts() -> Iterator[list[Entry]]:
+            for commit in cached.index():
+                if commit.shard:
+                    self._shards.append(commit.shard)
+                    clips.append(len(commit.clips))
+                    yield [Entry(c.id, c.kind, c.shape, c.text_length) for c in commit.clips]
+
+        every = Catalog.of(parts())
+        distinct = every.distinct()
+        self.entries = every.take(distinct)
+        self._shard_N = np.repeat(np.arange(len(clips), dtype=np.int32), clips)[distinct]
         self._shard = lru_cache(_HEADERS)(lambda name: Shard(cached.store, name))
         self._causal = meta.causal
         self._empty_LY = cached.empty()
@@ -78,7 +77,7 @@ class CachedSource:
 
     def load(self, index: int, *, caption: bool) -> Sample:
         return read_sample(
-            self._shard(self._shards[index]),
+            self._shard(self._shards[self._shard_N[index]]),
             self.entries[index].id,
             causal=self._causal,
             text_LY=None if caption else self._empty_LY,
@@ -93,10 +92,14 @@ class OnlineSource:
         store = Store(uri)
         self._clips = curated(store, config)
         self._encoder = ClipEncoder(store, vae=vae, text=text, config=config)
-        self.entries = [
-            Entry(clip.id, clip.kind, buckets.size(clip, config).latent, None)
-            for clip in self._clips
-        ]
+        self.entries = Catalog.of(
+            [
+                [
+                    Entry(clip.id, clip.kind, buckets.size(clip, config).latent, None)
+                    for clip in self._clips
+                ]
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -6,7 +6,6 @@ without a sign of it. Where samples were added or removed between two attempts a
 the order is no longer the one in which the run began: that is allowed, and said.
 """
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,7 +15,7 @@ from goku.config import ConfigError, RunConfig
 from goku.contract.manifest import Manifest
 from goku.contract.rundir import RunDir, samples_file
 from goku.contract.store import StoreError
-from goku.data.source import Entry
+from goku.data.catalog import Catalog
 from goku.parallel.mesh import Mesh
 
 
@@ -29,12 +28,12 @@ class Seen(BaseModel):
     digest: str
 
 
-def require_same(entries: Sequence[Entry], config: RunConfig, mesh: Mesh) -> Seen:
+def require_same(entries: Catalog, config: RunConfig, mesh: Mesh) -> Seen:
     """What all ranks have read. Collective.
 
     Raises ConfigError, on all ranks alike, where they have read different samples.
     """
-    mine = _seen(entries)
+    mine = Seen(samples=len(entries), digest=entries.digest())
     seen: list[Seen] = mesh.gather(mine)
     other = next((rank for rank, each in enumerate(seen) if each != seen[0]), None)
     error = mesh.broadcast(None if other is None else _differing(config, other, seen))
@@ -70,13 +69,6 @@ def _recorded(run: RunDir, attempt: int) -> Seen | None:
         return Seen.model_validate_json(run.store.read(samples_file(attempt)))
     except (OSError, ValueError):
         return None
-
-
-def _seen(entries: Sequence[Entry]) -> Seen:
-    digest = hashlib.blake2b(digest_size=16)
-    for entry in entries:
-        digest.update(f"{entry.id} {entry.kind} {entry.shape}\n".encode())
-    return Seen(samples=len(entries), digest=digest.hexdigest())
 
 
 def _differing(config: RunConfig, rank: int, seen: Sequence[Seen]) -> tuple[str, str, str]:

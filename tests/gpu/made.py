@@ -14,9 +14,9 @@ from goku.config.data import DataConfig
 from goku.contract.store import Store
 from goku.data import buckets
 from goku.data.cache import CacheWriter, LatentCache, Meta
+from goku.data.catalog import Catalog, Entry
 from goku.data.encoding import Sample
 from goku.data.records import Kind
-from goku.data.source import Entry
 from tests.goku.data.fakes import clip
 
 _IMAGES = ((256, 256), (512, 512), (512, 384), (384, 512), (512, 288))  # width, height
@@ -51,7 +51,7 @@ class Blank:
     """A Source of zeros: for what only depends on shapes."""
 
     def __init__(self, entries: list[Entry], *, channels: int, text_width: int) -> None:
-        self.entries = entries
+        self.entries = Catalog.of([entries])
         self._channels, self._text_width = channels, text_width
 
     @classmethod

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
+from goku.data.catalog import Catalog, Entry
 from goku.data.encoding import Sample
 from goku.data.records import Clip, Kind
-from goku.data.source import Entry
 
 CHANNELS, TEXT_WIDTH = 2, 3
 
@@ -39,11 +39,12 @@ class FakeSource:
     """`images` and `videos` of varied shapes; every value of a sample is its number."""
 
     def __init__(self, images: int, videos: int) -> None:
-        self.entries = [
+        entries = [
             Entry(f"{kind}-{number:03d}", kind, _shape(kind, number), None)
             for kind, count in ((Kind.IMAGE, images), (Kind.VIDEO, videos))
             for number in range(count)
         ]
+        self.entries = Catalog.of([entries])
         self.loads: list[tuple[str, bool]] = []
 
     def __len__(self) -> int:

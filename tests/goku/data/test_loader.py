@@ -5,6 +5,7 @@ from itertools import islice
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -171,11 +172,11 @@ def test_the_order_of_the_entries_does_not_matter() -> None:
     class Backwards(FakeSource):
         def __init__(self) -> None:
             super().__init__(6, 6)
-            self.order = list(range(len(self.entries)))[::-1]
-            self.entries = [self.entries[index] for index in self.order]
+            self.order = np.arange(len(self.entries))[::-1]
+            self.entries = self.entries.take(self.order)
 
         def load(self, index: int, *, caption: bool) -> Sample:
-            return plain.load(self.order[index], caption=caption)
+            return plain.load(int(self.order[index]), caption=caption)
 
     plain = FakeSource(6, 6)
     one = loader(plain, holdout=2)

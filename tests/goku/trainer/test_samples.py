@@ -32,10 +32,13 @@ read = build._source
 
 
 def add_a_clip(store: Path, name: str = "late") -> None:
-    writer = CacheWriter(LatentCache(Store(f"{store}/encode/{LATENTS}")))
+    """As an encode run does that is started again after more was curated."""
+    cache = LatentCache(Store(f"{store}/encode/{LATENTS}"))
+    writer = CacheWriter(cache)
     latent_CTHW = torch.zeros(4, 1, 8, 14)
     writer.add(name, Kind.IMAGE, Sample(latent_CTHW, torch.zeros(2, 64), latent_CTHW[:, 0]))
     writer.flush()
+    cache.complete()
 
 
 def built(store: Path, *, added: bool) -> str:
@@ -68,14 +71,13 @@ def refused(store: Path) -> tuple[str, Cause]:
     return str(caught.value), judge(caught.value).cause
 
 
-def test_a_damaged_commit_is_the_users_error_on_all_ranks(tmp_path: Path) -> None:
+def test_a_damaged_index_is_the_users_error_on_all_ranks(tmp_path: Path) -> None:
     world.encode(tmp_path)
-    latents = Store(f"{tmp_path}/encode/{LATENTS}")
-    (name,) = (f"commits/{leaf}" for leaf in latents.list("commits"))
+    latents, name = Store(f"{tmp_path}/encode/{LATENTS}"), "index.jsonl.gz"
     latents.write(name, latents.read(name)[:-1])
     for message, cause in run_ranks(refused, 2, tmp_path):
         assert message.startswith(f"{latents.uri}/{name}: its bytes have changed")
-        assert "start that encode run again" in message
+        assert "Start that encode run again" in message
         assert EXIT_OF[cause] == 1
 
 
@@ -113,6 +115,7 @@ def attempts(store: Path) -> list[list[str]]:
     def take_out_what_was_added() -> None:
         for name in set(folder.walk()) - first:
             folder.delete(name)
+        LatentCache(folder).complete()
 
     def add_and_damage() -> None:
         add_a_clip(store, "damaged")
