@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
@@ -54,20 +55,7 @@ class CachedSource:
         meta = _complete_meta(cached)
         _check_width(uri, "latent_channels", meta.latent_channels, latent_channels)
         _check_width(uri, "text_width", meta.text_width, text_width)
-        self._shards: list[str] = []
-        clips: list[int] = []
-
-        def parts() -> Iterator[list[Entry]]:
-            for commit in cached.index():
-                if commit.shard:
-                    self._shards.append(commit.shard)
-                    clips.append(len(commit.clips))
-                    yield [Entry(c.id, c.kind, c.shape, c.text_length) for c in commit.clips]
-
-        every = Catalog.of(parts())
-        distinct = every.distinct()
-        self.entries = every.take(distinct)
-        self._shard_N = np.repeat(np.arange(len(clips), dtype=np.int32), clips)[distinct]
+        self.entries, self._shards, self._shard_N = _placed(cached)
         self._shard = lru_cache(_HEADERS)(lambda name: Shard(cached.store, name))
         self._causal = meta.causal
         self._empty_LY = cached.empty()
@@ -92,20 +80,35 @@ class OnlineSource:
         store = Store(uri)
         self._clips = curated(store, config)
         self._encoder = ClipEncoder(store, vae=vae, text=text, config=config)
-        self.entries = Catalog.of(
-            [
-                [
-                    Entry(clip.id, clip.kind, buckets.size(clip, config).latent, None)
-                    for clip in self._clips
-                ]
-            ]
-        )
+        entries = [
+            Entry(clip.id, clip.kind, buckets.size(clip, config).latent, None)
+            for clip in self._clips
+        ]
+        self.entries = Catalog.of([entries])
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def load(self, index: int, *, caption: bool) -> Sample:
         return self._encoder.sample(self._clips[index], caption=caption)
+
+
+def _placed(cached: LatentCache) -> tuple[Catalog, list[str], NDArray[np.int32]]:
+    """The entries of a cache, its shards, and the number of each entry's."""
+    shards: list[str] = []
+    sizes: list[int] = []
+
+    def parts() -> Iterator[list[Entry]]:
+        for commit in cached.index():
+            if commit.shard:
+                shards.append(commit.shard)
+                sizes.append(len(commit.clips))
+                yield [Entry(c.id, c.kind, c.shape, c.text_length) for c in commit.clips]
+
+    entries = Catalog.of(parts())
+    chosen = entries.distinct()
+    shard_N = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
+    return entries.take(chosen), shards, shard_N[chosen]
 
 
 def _complete_meta(cached: LatentCache) -> Meta:
