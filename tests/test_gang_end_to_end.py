@@ -1,4 +1,5 @@
-"""Two pods on loopback with the real trainer: stopped, hurt, resumed; the same bytes at the end.
+"""Two pods on loopback with the real apps. Training: stopped, hurt, resumed, the same bytes at the
+end. Encoding: each pod its share.
 
 What a controller does is done by hand: both supervisors are started, and started again.
 """
@@ -20,8 +21,11 @@ from goku.contract.attempts import Attempt, Ledger
 from goku.contract.exits import EXIT_OF, Cause, Exit
 from goku.contract.manifest import verify
 from goku.contract.pod import PodDir
-from goku.contract.rundir import RunDir
+from goku.contract.rundir import CLIPS, LATENTS, RunDir
+from goku.contract.store import Store
+from goku.data.source import CachedSource
 from goku.trainer.loop import train
+from tests.goku.data.curated import write_curated
 from tests.goku.trainer import world
 from tests.goku_platform.supervisor.ports import quiet_port
 from tests.ranks import run_ranks
@@ -55,8 +59,8 @@ def undisturbed(folder: Path) -> None:
 class Gang:
     """The pods of one run."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        config = configured(folder, name)
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        name = config.name
         self.run = RunDir(f"{folder}/{name}")
         self.run.freeze(config, "test")
         self.pods = [PodDir(folder / f"{name}-pod-{rank}") for rank in range(NODES)]
@@ -126,7 +130,10 @@ def test_a_gang_that_is_stopped_and_hurt_ends_with_the_bytes_of_an_undisturbed_o
 ) -> None:
     world.encode(tmp_path)
     run_ranks(undisturbed, NODES, tmp_path)
-    straight, broken = Gang(tmp_path, "straight"), Gang(tmp_path, "broken")
+    straight, broken = (
+        Gang(tmp_path, configured(tmp_path, "straight")),
+        Gang(tmp_path, configured(tmp_path, "broken")),
+    )
     try:
         broken.start()
         broken.until(lambda: broken.step() >= 10)
@@ -151,3 +158,19 @@ def test_a_gang_that_is_stopped_and_hurt_ends_with_the_bytes_of_an_undisturbed_o
     finally:
         broken.kill()
     assert broken.bytes() == straight.bytes()
+
+
+def test_two_nodes_encode_each_their_share(tmp_path: Path) -> None:
+    write_curated(Store(f"{tmp_path}/curate/{CLIPS}"))
+    spread = {"parallel": {"nodes": NODES, "processes_per_node": 2}}
+    gang = Gang(
+        tmp_path, presets.build("encode", store=str(tmp_path), size="tiny", overrides=spread)
+    )
+    try:
+        gang.start()
+        assert gang.end() == [Exit.DONE] * NODES, gang.output()
+    finally:
+        gang.kill()
+    assert gang.output().count("of 5 clips to encode") == 2 * NODES
+    found = CachedSource(f"{gang.run.uri}/{LATENTS}", latent_channels=4, text_width=64)
+    assert [entry.id for entry in found.entries] == ["i0", "i1", "v0", "v1", "v2"]

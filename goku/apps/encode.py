@@ -30,18 +30,17 @@ def encode(context: Context) -> Cause:
 
 
 def _fill(context: Context, health: Health) -> bool:
-    import torch
-
     from goku.data.cache import LatentCache, Meta
     from goku.data.encoding import EMPTY, ClipEncoder, curated
     from goku.data.fill import fill
+    from goku.parallel.mesh import device_of
     from goku.text.encoder import TextEncoder
     from goku.vae.autoencoder import Autoencoder
 
     config = context.config
     store = Store(f"{locate(config.store, config.data.clips)}/{CLIPS}")
     clips = curated(store, config.data)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = device_of(int(os.environ.get("LOCAL_RANK", "0")))
     # Both in float32, whatever the precision of training: what they round away is lost for good.
     vae = Autoencoder.load(config.vae, latent_channels=config.model.latent_channels, device=device)
     text = TextEncoder.load(config.text, width=config.model.text_width, device=device)

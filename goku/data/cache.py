@@ -182,9 +182,11 @@ class CacheWriter:
 
     def __init__(self, cache: LatentCache) -> None:
         self._cache = cache
-        commits = list(cache.commits())
-        self.encoded = {clip.id for commit in commits for clip in commit.clips}  # and committed
-        self.rejected = {id for commit in commits for id in commit.rejects}
+        self.encoded: set[str] = set()  # and committed
+        self.rejected: set[str] = set()
+        for commit in cache.commits():
+            self.encoded.update(clip.id for clip in commit.clips)
+            self.rejected.update(commit.rejects)
         self._begin_shard()
 
     @property

@@ -46,7 +46,8 @@ def fill(
     named in a commit. Raises ConfigError if that befalls all of all ranks.
     """
     writer = CacheWriter(cache)
-    missing = [clip for clip in _share(clips, rank, ranks) if clip.id not in writer.done]
+    done = writer.done
+    missing = [clip for clip in _share(clips, rank, ranks) if clip.id not in done]
     watch.started(writer.committed)
     _say(f"{len(missing)} of {len(clips)} clips to encode")
     for clip, pixels in _decoded(encoder, missing, depth):

@@ -262,7 +262,7 @@ def _split(entries: Catalog, kind: Kind, quota: int, holdout: int) -> tuple[list
             f"{quota} of the {len(index_N)} {kind}s would be held out, none is left to train on",
             "Lower it, or curate more.",
         )
-    held = nsmallest(quota, index_N.tolist(), key=lambda index: unit("holdout", entries[index].id))
+    held = nsmallest(quota, map(int, index_N), key=lambda at: unit("holdout", entries[at].id))
     return held, index_N[~np.isin(index_N, held)]
 
 

@@ -116,7 +116,7 @@ def assume_one_process() -> None:
 def connect(config: ParallelConfig) -> Mesh:
     """Join the process group that torchrun's environment describes, unless already in one.
 
-    Raises ConfigError when the number of processes is not the configuration's.
+    Raises ConfigError when the number of processes is not the configuration's, or not the GPUs'.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if world_size != config.world_size:
@@ -126,7 +126,7 @@ def connect(config: ParallelConfig) -> Mesh:
             f"({config.nodes} nodes x {config.processes_per_node})",
             "Start that many, or change parallel.nodes or parallel.processes_per_node.",
         )
-    device = _device(int(os.environ["LOCAL_RANK"]))
+    device = device_of(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         bound = device if device.type == "cuda" else None
@@ -144,9 +144,19 @@ def connect(config: ParallelConfig) -> Mesh:
     )
 
 
-def _device(local_rank: int) -> torch.device:
+def device_of(local_rank: int) -> torch.device:
+    """The GPU of a rank, from now on the process's own; the CPU where there is none.
+
+    Raises ConfigError where the machine has fewer GPUs than ranks.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if local_rank >= (gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            "parallel.processes_per_node",
+            f"process {local_rank + 1} of this machine has no GPU, there are {gpus}",
+            f"Set parallel.processes_per_node={gpus}.",
+        )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from goku.config import ConfigError
 from goku.config.parallel import ParallelConfig
-from goku.parallel.mesh import connect
+from goku.parallel.mesh import connect, device_of
 from tests.ranks import run_ranks
 
 
@@ -48,3 +48,11 @@ def test_a_world_of_another_size_is_the_users_error(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"WORLD_SIZE=3.*8 processes"):
         connect(ParallelConfig(nodes=1, processes_per_node=8))
+
+
+def test_more_processes_than_gpus_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_of(7) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"process 2 .* no GPU, there are 1\. Set .*_node=1"):
+        device_of(1)
