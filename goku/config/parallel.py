@@ -36,9 +36,8 @@ class ParallelConfig(Section):
     # of the forward's linear layers; on Hopper GPUs and later fp8, or fp8_mlp for the MLPs alone,
     # which trains as bf16 does; gradients stay in bf16
     products: Products = "bf16"
-    # the kernel of self- and cross-attention; auto measures those that run at the run's own
-    # lengths, but not short, which is for texts and small images and is not measured yet
-    attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "short", "reference"] = "auto"
+    # the kernel of self- and cross-attention; auto measures those that run at the run's own lengths
+    attention: Literal["auto", "fa4", "fa3", "fa2", "sdpa", "reference"] = "auto"
     # of each block; auto: on a GPU in bf16, but not under DeepSpeed's stage 3
     compile: Literal["auto", "on", "off"] = "auto"
     # what the backward computes again: nothing, all but products and attention, all but attention

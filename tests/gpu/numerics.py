@@ -134,9 +134,11 @@ def main() -> int:
         "mixed": ((1000, 256, 256, 37), (77, 256, 1, 300)),
         "one": ((1500,), (1500,)),
         "no text": ((200, 300, 100), (50, 0, 20)),
+        "few keys": ((9000, 100, 8000), (300, 0, 77)),
+        "images": ((256, 250, 256), (256, 250, 256)),
     }
     names = []
-    for name in (*choose.KERNELS, "short"):
+    for name in choose.KERNELS:
         try:
             choose.load(name)
         except Exception as problem:

@@ -8,7 +8,6 @@ from goku.nn.attend.choose import KernelMissing, Shape
 from goku.nn.attend.ops import SAVED
 from goku.nn.spans import Spans
 from tests.goku.nn import by_hand
-from tests.programs import printed
 
 CPU = torch.device("cpu")
 SHAPE = Shape(2, 4, torch.float64, (3, 1, 4), (2, 5, 3))
@@ -101,19 +100,3 @@ def test_a_kernel_that_is_not_installed_is_named_with_the_reason() -> None:
 def test_a_choice_says_what_was_measured_and_what_is_out() -> None:
     choice = choose.Choice("b", native.attend, {"a": 2.0, "b": 1.0}, {"c": "no such module"})
     assert str(choice) == "b; b 1.00 ms, a 2.00 ms; c is out (no such module)"
-
-
-@pytest.mark.slow
-def test_attention_over_short_keys_equals_pytorchs() -> None:
-    assert printed("tests.goku.nn.interpreted_attend", TRITON_INTERPRET="1") == "equal\n"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [64, 128])
-def test_attention_over_short_keys_compiles_for_hopper(width: int) -> None:
-    """To its matrix instructions, which work on the tiles of four warps at once."""
-    pytest.importorskip("triton", reason="torch's CPU builds come without Triton")
-    from tests.goku.nn.hopper import assembled
-
-    for kernel, products in (("forward", 2), ("backward", 5)):
-        assert assembled(kernel, width).count("wgmma.mma_async") >= products
