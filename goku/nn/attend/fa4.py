@@ -15,10 +15,8 @@ from goku.nn.attend.runs import cut
 
 _LONG = 4096  # keys from which a tile that does not divide them costs nothing
 _WIDE = (128, 176)  # queries and keys
-_LOW = (128, 128)
-_WORTH = (
-    1.2  # times as many rows as in tiles of `_LOW`, above which those are quicker than 192 high
-)
+_HIGH, _LOW = 192, (128, 128)  # the package's queries for heads of 64, and a tile with fewer
+_WASTE = 1.2  # times a low tile's rows: where high ones have more, much of them empty, low ones pay
 
 
 def _tile(q: Tensor, segments: Segments) -> tuple[int, int] | None:
@@ -27,8 +25,8 @@ def _tile(q: Tensor, segments: Segments) -> tuple[int, int] | None:
         return None
     if q.shape[-1] == 128 and min(segments.k_lengths) >= _LONG:
         return _WIDE
-    rows, low = (sum(-(-n // high) * high for n in segments.q_lengths) for high in (192, _LOW[0]))
-    return _LOW if q.shape[-1] == 64 and rows > _WORTH * low else None
+    rows, low = (sum(-(-n // high) * high for n in segments.q_lengths) for high in (_HIGH, _LOW[0]))
+    return _LOW if q.shape[-1] == 64 and rows > _WASTE * low else None
 
 
 def _varlen(segments: Segments) -> dict[str, object]:
