@@ -37,6 +37,7 @@ class DataConfig(Section):
     # bytes, a cached caption of 256 tokens 1 MB, one encoded online 2 MB. So 64 images of 256x256,
     # 16,384 tokens, have 71 MB, and 32 such packs 2.3 GB on each rank. A joint pack of 36,864
     # tokens has 12 MB with 2 clips of 97 frames and 2 images of 288x512, and 77 MB with 64 images.
+    # For a GPU they are page-locked, each tensor in the next power of two: up to twice as much.
     prefetch_packs: int = Field(32, gt=0)
 
     @property

@@ -6,7 +6,7 @@ a word. The loader has no state: a run resumes from the number of samples it has
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from heapq import nsmallest
@@ -49,6 +49,16 @@ class Batch:
     ordinals: tuple[int, ...]  # of its samples in the stream; in validation, in the held-out set
     reference_NP: Tensor | None  # the first frame's latent at every frame; only for I2V
     division: Division  # who of the ranks that share the pack computes which samples
+
+    def pinned(self) -> "Batch":
+        """The same in page-locked memory, from which a GPU copies without waiting."""
+        reference_NP = self.reference_NP
+        return replace(
+            self,
+            x_NP=self.x_NP.pin_memory(),
+            text_MY=self.text_MY.pin_memory(),
+            reference_NP=None if reference_NP is None else reference_NP.pin_memory(),
+        )
 
     def only(self, numbers: Sequence[int]) -> "Batch":
         """The samples with these numbers in the pack, whose division they keep."""
@@ -107,11 +117,14 @@ class Loader:
         image_conditioned: bool = False,
         cost: Cost | None = None,
         sharing: Sharing | None = None,
+        pinned: bool = False,
     ) -> None:
         """`holdout` samples, chosen by hash of the clip's id, are kept for validation.
 
         By their `cost` samples are dealt to the packs of a step; without one they stay in order.
         What ranks do together with a pack is `sharing`'s; without it a rank has a pack to itself.
+        `pinned`: packs of training lie in page-locked memory. The threads that read them copy them
+        there; training would do it while its GPU waits.
 
         Raises ConfigError when a sample is larger than a pack or not cut evenly by the patch,
         when a kind that `image_share` asks for is missing, or when the holdout leaves none of it;
@@ -121,7 +134,7 @@ class Loader:
             raise ValueError(f"{data_ranks} ranks do not divide {config.packs_per_step} packs")
         self._source, self._config, self._patch = source, config, patch
         self._data_rank, self._data_ranks = data_rank, data_ranks
-        self._image_conditioned = image_conditioned
+        self._image_conditioned, self._pinned = image_conditioned, pinned
         self._cost: Cost | None = cache(cost) if cost else None  # of a few lengths, many times
         self._sharing = sharing or Sharing.alone(self._cost or float)
         _check_entries(source.entries, config, patch)
@@ -206,7 +219,8 @@ class Loader:
         samples = [
             self._load(self._index(ordinal), caption=self._captioned(ordinal)) for ordinal in pack
         ]
-        return self._batch(samples, pack, division)
+        batch = self._batch(samples, pack, division)
+        return batch.pinned() if self._pinned else batch
 
     def _load(self, index: int, *, caption: bool) -> Sample:
         return patiently(

@@ -112,14 +112,16 @@ class FsdpEngine:
     def backward(self, loss: Tensor) -> None:
         """Engine.backward."""
         torch.autograd.backward(loss / self._micro_batches)
-        if not self._pending:
-            self._gradient.zero_()
-        self._pending += 1
         with torch.no_grad():
             for part, here, own in self._pieces:
                 gradient = part.parameter.grad
                 if isinstance(gradient, DTensor):
-                    self._gradient[own].add_(gradient.to_local().flatten()[here])
+                    # the first overwrites what the last step has left: to clear it costs as much
+                    add = Tensor.add_ if self._pending else Tensor.copy_
+                    add(self._gradient[own], gradient.to_local().flatten()[here])
+                elif not self._pending:
+                    self._gradient[own].zero_()
+        self._pending += 1
         for part in self._parts:  # of which other replicas update some
             part.parameter.grad = None
 

@@ -106,6 +106,7 @@ def _loader(source: Source, config: RunConfig, mesh: Mesh) -> Loader:
         image_conditioned=config.model.image_conditioned,
         cost=cost_of(config),
         sharing=sharing_of(config),
+        pinned=mesh.device.type == "cuda",
     )
 
 

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ _IMAGES_ONLY = "stage1"
 _JOINT_SAMPLES = 200  # of each kind: more than the stretches take at one pack a step
 _IMAGE_SAMPLES = 2_200
 _TRACED = 4  # steps under the profiler
+_GAPS = 6  # kernels that are named for the time before them
 _AHEAD = 8  # packs, a quarter of the default: a full buffer must not hide a slow loader
 _LATENCY_SECONDS, _BYTES_PER_SECOND = 0.05, 50e6  # of one read from the slow store
 _READS, _BYTES = 2, 2  # of a sample: its latent and its caption; of a number in the cache
@@ -174,7 +176,13 @@ def built(config: RunConfig) -> Trainer:
 
 
 def loader(config: RunConfig, source: Source) -> Loader:
-    return Loader(source, config.data, patch=config.model.patch_size, cost=cost_of(config))
+    return Loader(
+        source,
+        config.data,
+        patch=config.model.patch_size,
+        cost=cost_of(config),
+        pinned=torch.cuda.is_available(),
+    )
 
 
 def cached(config: RunConfig, uri: str) -> Source:
@@ -202,10 +210,40 @@ def read(config: RunConfig, stretches: Sequence[Stretch]) -> list[Waited]:
     return found
 
 
-def idle(trainer: Trainer, stretch: Stretch) -> float:
-    """The share of a step's time in which the GPU runs nothing; 0 without one."""
+class Span(NamedTuple):
+    """Something the GPU did: microseconds, and a kernel or a copy."""
+
+    start: float
+    stop: float
+    name: str
+
+
+class Idle(NamedTuple):
+    """The time between the first start and the last end that lies in none of the spans."""
+
+    share: float
+    before: dict[str, float]  # milliseconds of it by what came next, the most first
+
+    @classmethod
+    def of(cls, spans: Sequence[Span]) -> "Idle":
+        begin, end = min(spans).start, max(span.stop for span in spans)
+        before: Counter[str] = Counter()
+        reached = begin
+        for start, stop, name in sorted(spans):
+            before[name] += max(0.0, start - reached) / 1e3
+            reached = max(reached, stop)
+        return cls(1e3 * before.total() / (end - begin), dict(before.most_common(_GAPS)))
+
+    def __str__(self) -> str:
+        each = (f"{ms / _TRACED:.1f} before {name[:60]}" for name, ms in self.before.items())
+        where = ", ".join(each)
+        return f"the GPU has nothing to do for {self.share:.1%} of the time; ms a step: {where}"
+
+
+def idle(trainer: Trainer, stretch: Stretch) -> Idle | None:
+    """When the GPU runs nothing; None without one."""
     if not torch.cuda.is_available():
-        return 0.0
+        return None
     profiler: Any = profile(activities=[ProfilerActivity.CUDA])
     traced: Any = Traced(stretch.loader, profiler)
     until = trainer.position.step + _SKIPPED + _TRACED
@@ -213,17 +251,13 @@ def idle(trainer: Trainer, stretch: Stretch) -> float:
     torch.cuda.synchronize()
     profiler.stop()
     ran = (e for e in profiler.events() or () if e.device_type == DeviceType.CUDA)
-    return gaps([(e.time_range.start, e.time_range.end) for e in ran if not e.is_user_annotation])
-
-
-def gaps(spans: Sequence[tuple[float, float]]) -> float:
-    """The share of the time from the first start to the last end that lies in none of the spans."""
-    begin, end = min(spans)[0], max(stop for _, stop in spans)
-    free, reached = 0.0, begin
-    for start, stop in sorted(spans):
-        free += max(0.0, start - reached)
-        reached = max(reached, stop)
-    return free / (end - begin)
+    return Idle.of(
+        [
+            Span(e.time_range.start, e.time_range.end, e.name)
+            for e in ran
+            if not e.is_user_annotation
+        ]
+    )
 
 
 def main() -> int:
@@ -253,8 +287,9 @@ def main() -> int:
         tell("steps are profiled")
         trainer.close()
     report(found, seconds, asked)
-    for name, share in free.items():
-        print(f"{name}: the GPU has nothing to do for {share:.1%} of the time")
+    for name, when in free.items():
+        if when:
+            print(f"{name}: {when}")
     tell("done")
     return 0
 
@@ -282,7 +317,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25, help="of a stretch")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.steps <= 3 * _SKIPPED:
+        parser.error(f"--steps {asked.steps}: the first ones do not count, ask for {4 * _SKIPPED}")
+    return asked
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Steps: one order for any number of ranks, exact resumes, held-out samples, dropped captions."""
 
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from statistics import fmean
@@ -117,6 +118,30 @@ def test_a_pack_is_its_samples_one_after_another() -> None:
         start, text_start = start + length, text_start + text_length
     assert (start, text_start) == (len(pack.x_NP), len(pack.text_MY))
     assert pack.reference_NP is None
+
+
+def test_packs_for_a_gpu_are_pinned_by_the_threads_that_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pinned: list[tuple[str, torch.Size]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append((threading.current_thread().name, tensor.shape))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    options = {"holdout": 2, "image_conditioned": True}
+    take(loader(FakeSource(5, 5), **options).steps(), 1)
+    assert not pinned  # for a CPU
+    one = loader(FakeSource(5, 5), pinned=True, **options)
+    assert len(one.validation()) == 2
+    assert not pinned  # these stay for good
+    packs = take(one.steps(), 1)[0].packs
+    shapes = [shape for name, shape in pinned if name.startswith("prefetch")]
+    assert len(shapes) == len(pinned)
+    for pack in packs:
+        assert pack.reference_NP is not None
+        assert {pack.x_NP.shape, pack.text_MY.shape, pack.reference_NP.shape} <= set(shapes)
 
 
 def test_captions_drop_by_ordinal_at_the_rate() -> None:

@@ -6,11 +6,21 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from goku.parallel.engine import Engine
-from tests.net import MICRO_BATCHES, TRAINING, Way, engine_of, inputs, loss_of, net, train_step
+from tests.net import (
+    MICRO_BATCHES,
+    TRAINING,
+    Net,
+    Way,
+    engine_of,
+    inputs,
+    loss_of,
+    net,
+    train_step,
+)
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -174,7 +184,39 @@ def test_no_gradient_outlives_its_step(way: Way) -> None:
     assert run_ranks(kept_gradients, 2, way, 2) == [[], []]
 
 
-def masters(way: Way, world: int) -> dict[str, list[tuple[int, torch.Tensor]]]:
+class ShortcutNet(Net):
+    """Leaves its first layer out when told to."""
+
+    shortcut = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.shortcut:
+            return super().forward(x)
+        begin = x.new_ones(len(x), 7).to(self.scale.dtype)
+        out: Tensor = self.layers[1:](begin) * self.scale
+        return out.float()
+
+
+def momentum_left(way: Way, world: int) -> list[float]:
+    """What a step that does not use the first layer leaves of its moments."""
+    engine = engine_of(world, way, kind=ShortcutNet)
+    train_step(engine, 0, RATES[0], dist.get_rank())
+    mine = [f.exp_avg for f in engine.fragments() if f.name.startswith("layers.0.")]
+    before = [moment.clone() for moment in mine]
+    assert isinstance(engine.module, ShortcutNet)
+    engine.module.shortcut = True
+    train_step(engine, 1, RATES[1], dist.get_rank())
+    return [float((m / b).mean()) for m, b in zip(mine, before, strict=True)]
+
+
+@pytest.mark.parametrize("way", [*FSDP, Way("fsdp2", 3, replicas=2)], ids=str)
+def test_a_weight_that_a_step_does_not_use_gets_no_gradient_of_the_step_before(way: Way) -> None:
+    left = [ratio for rank in run_ranks(momentum_left, 2, way, 2) for ratio in rank]
+    assert left == pytest.approx([TRAINING.beta1] * len(left))
+    assert left
+
+
+def masters(way: Way, world: int) -> dict[str, list[tuple[int, Tensor]]]:
     fragments = engine_of(world, way, "bf16").fragments()
     return {f.name: [(f.start, f.master.clone())] for f in fragments}
 
