@@ -18,7 +18,7 @@ from goku.model.flops import step_flops
 from goku.parallel.compile import graphs
 from goku.parallel.recompute import Policy, activation_bytes, waiting_bytes
 
-FORMULA = "3 forwards; forward: goku/model/flops.py, 2 for each multiply-add of products alone"
+FORMULA = "forward and backward: goku/model/flops.py, 2 for each multiply-add of products alone"
 _GIB = 2**30
 _SAMPLE_SECONDS = 0.05
 _WARM = 2

@@ -35,5 +35,16 @@ def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Seq
 
 
 def step_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Sequence[int]) -> int:
-    """Forward and backward: three forwards. Recomputed activations do not count as work."""
-    return 3 * forward_flops(config, lengths, text_lengths)
+    """Forward and backward: three forwards, but for gradients that nothing asks for.
+
+    What enters the model gets none: text (4 M Y D a layer), timestep features (2 S E D), and the
+    tokens (2 N P D; with I2V's reference 4 N P^2). Recomputed activations do not count as work.
+    """
+    width, token, samples = config.width, config.token_width, len(lengths)
+    tokens, text = sum(lengths), sum(text_lengths)
+    unasked = (
+        config.layers * 4 * text * config.text_width * width
+        + 2 * samples * config.timestep_width * width
+        + (4 * tokens * token**2 if config.image_conditioned else 2 * tokens * token * width)
+    )
+    return 3 * forward_flops(config, lengths, text_lengths) - unasked

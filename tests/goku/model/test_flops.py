@@ -19,10 +19,14 @@ from tests.goku.model.packs import SMALL, SMALL_I2V, packed, random_model, sampl
 @pytest.mark.parametrize("text_lengths", [(4, 1, 7), (0, 5, 0)])
 def test_it_counts_every_product(config: ModelConfig, text_lengths: tuple[int, ...]) -> None:
     model, pack = random_model(config, torch.float32), samples(config, text_lengths=text_lengths)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        packed(model, pack)
     lengths = [len(sample.x_NP) for sample in pack]
-    assert forward_flops(config, lengths, text_lengths) == counter.get_total_flops()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        velocity_NP = packed(model, pack)
+        assert counter.get_total_flops() == forward_flops(config, lengths, text_lengths)
+        velocity_NP.sum().backward()
+    # a gradient of the modulation is summed over its sample by a product with a one-hot matrix
+    sums = (6 * config.layers + 2) * 2 * len(lengths) * sum(lengths) * config.width
+    assert counter.get_total_flops() - sums == step_flops(config, lengths, text_lengths)
 
 
 def test_the_8b_model_costs_what_the_paper_s_sizes_imply() -> None:
@@ -37,5 +41,9 @@ def test_many_images_cost_less_than_one_clip_of_as_many_tokens() -> None:
     assert forward_flops(config, [3600 * 61], [0]) > 5 * images
 
 
-def test_a_step_is_three_forwards() -> None:
-    assert step_flops(SMALL, [6, 4], [1, 2]) == 3 * forward_flops(SMALL, [6, 4], [1, 2])
+def test_a_step_of_clips_is_three_forwards_and_one_of_images_a_little_less() -> None:
+    config = ModelConfig.build(SIZES["2b"])
+    for lengths, share in (((40_960,), 3.0), ((256,) * 64, 2.87)):
+        text_lengths = (256,) * len(lengths)
+        forward = forward_flops(config, lengths, text_lengths)
+        assert step_flops(config, lengths, text_lengths) / forward == pytest.approx(share, abs=0.01)
