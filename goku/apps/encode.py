@@ -31,7 +31,7 @@ def encode(context: Context) -> Cause:
 
 def _fill(context: Context, health: Health) -> bool:
     from goku.data.cache import LatentCache, Meta
-    from goku.data.encoding import EMPTY, ClipEncoder, curated
+    from goku.data.encoding import EMPTY, ClipEncoder, share
     from goku.data.fill import fill
     from goku.parallel.mesh import device_of
     from goku.text.encoder import TextEncoder
@@ -39,7 +39,7 @@ def _fill(context: Context, health: Health) -> bool:
 
     config = context.config
     store = Store(f"{locate(config.store, config.data.clips)}/{CLIPS}")
-    clips = curated(store, config.data)
+    mine = share(store, config.data, rank=context.rank, ranks=context.ranks)
     device = device_of(int(os.environ.get("LOCAL_RANK", "0")))
     # Both in float32, whatever the precision of training: what they round away is lost for good.
     vae = Autoencoder.load(config.vae, latent_channels=config.model.latent_channels, device=device)
@@ -59,15 +59,7 @@ def _fill(context: Context, health: Health) -> bool:
     )
     cache.begin(meta, encoder.text(EMPTY))
     health.section("step")
-    return fill(
-        cache,
-        clips,
-        encoder=encoder,
-        watch=health,
-        depth=_CLIPS_AHEAD,
-        rank=context.rank,
-        ranks=context.ranks,
-    )
+    return fill(cache, mine, encoder=encoder, watch=health, depth=_CLIPS_AHEAD)
 
 
 if __name__ == "__main__":

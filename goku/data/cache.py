@@ -16,6 +16,7 @@ import hashlib
 import time
 import uuid
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from goku.config.errors import ConfigError
 from goku.contract.store import Store
 from goku.data.damage import damaged, read_record
 from goku.data.encoding import Sample
+from goku.data.marks import Marks, mark
 from goku.data.prefetch import at_once
 from goku.data.records import Kind
 from goku.data.shards import Shard, write_shard
@@ -95,6 +97,21 @@ class Encoded(NamedTuple):
     sample: Sample
 
 
+class Done(NamedTuple):
+    """The clips that need no more work."""
+
+    encoded: Marks
+    rejected: Marks
+
+    def __len__(self) -> int:
+        return len(self.encoded) + len(self.rejected)
+
+    @property
+    def both(self) -> Marks:
+        """All of them."""
+        return self.encoded | self.rejected
+
+
 class LatentCache:
     """A folder of encoded clips."""
 
@@ -156,6 +173,14 @@ class LatentCache:
         """
         return at_once(self._commit, self.store.list(_COMMITS))
 
+    def done(self) -> Done:
+        """The clips that commits name. Raises ConfigError for a damaged one."""
+        encoded, rejected = array("Q"), array("Q")
+        for commit in self.commits():
+            encoded.extend(mark(clip.id) for clip in commit.clips)
+            rejected.extend(map(mark, commit.rejects))
+        return Done(Marks.of(encoded), Marks.of(rejected))
+
     def index(self) -> Iterator[Commit]:
         """The same once the cache is complete, from one file: all ranks of a run begin with it, and
         commits may be a million.
@@ -178,31 +203,17 @@ class LatentCache:
 
 
 class CacheWriter:
-    """Gathers samples into shards of a cache and knows what is done, by earlier attempts too."""
+    """Gathers samples into shards of a cache."""
 
     def __init__(self, cache: LatentCache) -> None:
         self._cache = cache
-        self.encoded: set[str] = set()  # and committed
-        self.rejected: set[str] = set()
-        for commit in cache.commits():
-            self.encoded.update(clip.id for clip in commit.clips)
-            self.rejected.update(commit.rejects)
+        self.encoded = self.rejected = 0  # committed so far
         self._begin_shard()
 
     @property
-    def done(self) -> set[str]:
-        """The clips that need no more work, encoded or rejected."""
-        return self.encoded | self.rejected
-
-    @property
-    def committed(self) -> int:
-        """How many these are."""
-        return len(self.encoded) + len(self.rejected)
-
-    @property
-    def waiting(self) -> int:
-        """How many clips the next flush commits."""
-        return len(self._samples) + len(self._rejects)
+    def added(self) -> int:
+        """How many clips it was given, committed or not."""
+        return self.encoded + self.rejected + len(self._samples) + len(self._rejects)
 
     def add(self, id: str, kind: Kind, sample: Sample) -> None:
         self._samples.append(Encoded(id, kind, sample))
@@ -217,10 +228,10 @@ class CacheWriter:
 
     def flush(self) -> None:
         """Commit what waits."""
-        if self.waiting:
+        if self._samples or self._rejects:
             self._cache.commit(self._samples, self._rejects)
-            self.encoded |= {encoded.id for encoded in self._samples}
-            self.rejected |= set(self._rejects)
+            self.encoded += len(self._samples)
+            self.rejected += len(self._rejects)
         self._begin_shard()
 
     def _begin_shard(self) -> None:

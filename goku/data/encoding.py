@@ -4,6 +4,7 @@ The encode app walks it once for all clips and keeps the results; without a cach
 loader walks it for every sample. The encoders are given: this room knows only what they do.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,7 +15,8 @@ from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
 from goku.data import buckets, video
-from goku.data.records import Clip, read_clips, read_media
+from goku.data.marks import Marks, mark, place
+from goku.data.records import Clip, Kind, read_clips, read_media
 from goku.data.stream import kinds
 from goku.data.video import BadMedia
 
@@ -44,20 +46,35 @@ class Sample(NamedTuple):
     first_CHW: Tensor  # the latent of the first frame alone: the reference of I2V
 
 
-def curated(store: Store, config: DataConfig) -> list[Clip]:
-    """The curated clips of the kinds that `image_share` asks for, sorted by id.
+class Share(NamedTuple):
+    """The curated clips as one of several ranks sees them."""
 
-    Raises ConfigError when there are none.
+    clips: list[Clip]  # this rank's, sorted by id
+    whole: Marks  # the ids of all ranks' clips
+
+
+def share(store: Store, config: DataConfig, *, rank: int = 0, ranks: int = 1) -> Share:
+    """The curated clips of the kinds that `image_share` asks for.
+
+    Whose a clip is follows from its id and the number of ranks. Raises ConfigError when there is
+    none, whoever's.
     """
-    asked = kinds(config.image_share)
-    clips = [clip for clip in read_clips(store) if clip.kind in asked]
-    if not clips:
+    asked, marks = kinds(config.image_share), array("Q")
+
+    def mine(id: str, kind: Kind) -> bool:
+        if kind not in asked:
+            return False
+        marks.append(mark(id))
+        return place(marks[-1], ranks) == rank
+
+    clips = read_clips(store, mine)
+    if not marks:
         raise ConfigError(
             f"data.clips in {store.uri}",
             f"no curated {' or '.join(sorted(asked))} lies there",
             "Launch curate on your footage first, then name that run in data.clips.",
         )
-    return clips
+    return Share(clips, Marks.of(marks))
 
 
 class ClipEncoder:

@@ -10,11 +10,11 @@ from typing import Protocol
 from torch import Tensor
 
 from goku.config.errors import ConfigError
-from goku.data.cache import CacheWriter, LatentCache
-from goku.data.encoding import ClipEncoder
+from goku.data.cache import CacheWriter, Done, LatentCache
+from goku.data.encoding import ClipEncoder, Share
+from goku.data.marks import Marks
 from goku.data.prefetch import ahead
 from goku.data.records import Clip
-from goku.data.stream import unit
 from goku.data.video import BadMedia
 
 
@@ -31,57 +31,46 @@ class Watch(Protocol):
 
 
 def fill(
-    cache: LatentCache,
-    clips: Sequence[Clip],
-    *,
-    encoder: ClipEncoder,
-    watch: Watch,
-    depth: int,
-    rank: int = 0,
-    ranks: int = 1,
+    cache: LatentCache, share: Share, *, encoder: ClipEncoder, watch: Watch, depth: int
 ) -> bool:
-    """Encode and commit this rank's missing clips; True once none is missing, False after a stop.
+    """Encode and commit a rank's missing clips; True once none is missing, False after a stop.
 
     Clips are decoded `depth` ahead in threads. A clip that cannot be decoded is rejected, and
     named in a commit. Raises ConfigError if that befalls all of all ranks.
     """
-    writer = CacheWriter(cache)
-    done = writer.done
-    missing = [clip for clip in _share(clips, rank, ranks) if clip.id not in done]
-    watch.started(writer.committed)
-    _say(f"{len(missing)} of {len(clips)} clips to encode")
+    done, writer = cache.done(), CacheWriter(cache)
+    both = done.both
+    missing = [clip for clip in share.clips if not both.has(clip.id)]
+    watch.started(len(done))
+    _say(f"{len(missing)} of {len(share.clips)} clips to encode")
     for clip, pixels in _decoded(encoder, missing, depth):
         if watch.stop_requested():
-            _flush(writer, watch)
+            _flush(writer, done, watch)
             return False
         if isinstance(pixels, BadMedia):
             writer.reject(clip.id, str(pixels))
             _say(f"rejected: {pixels}")
         else:
             writer.add(clip.id, clip.kind, encoder.encode(pixels, clip.caption))
-        watch.finished(writer.committed + writer.waiting)
+        watch.finished(len(done) + writer.added)
         if writer.due():
-            _flush(writer, watch)
-    _flush(writer, watch)
-    _complete(cache, writer, clips, watch)
+            _flush(writer, done, watch)
+    _flush(writer, done, watch)
+    _complete(cache, done, share.whole, watch)
     return True
 
 
-def _share(clips: Sequence[Clip], rank: int, ranks: int) -> list[Clip]:
-    return [clip for clip in clips if int(unit("encode", clip.id) * ranks) == rank]
-
-
-def _complete(cache: LatentCache, writer: CacheWriter, clips: Sequence[Clip], watch: Watch) -> None:
+def _complete(cache: LatentCache, done: Done, whole: Marks, watch: Watch) -> None:
     """Tell what all ranks have done, and declare the cache complete unless clips are missing."""
-    wanted = {clip.id for clip in clips}
-    known = writer if wanted <= writer.done else CacheWriter(cache)
-    watch.finished(known.committed)
-    watch.durable(known.committed)
-    if not wanted <= known.done:
+    if not whole <= done.both:
+        done = cache.done()
+    watch.finished(len(done))
+    watch.durable(len(done))
+    if not whole <= done.both:
         return
-    if not known.encoded:
+    if not done.encoded:
         raise ConfigError(
-            f"data.clips, {len(clips)} clips",
+            f"data.clips, {len(whole)} clips",
             "not one of them could be decoded",
             "Its shards are damaged: curate the footage again under another run name.",
         )
@@ -102,10 +91,11 @@ def _decoded(
     return ahead(attempt, clips, depth=depth)
 
 
-def _flush(writer: CacheWriter, watch: Watch) -> None:
+def _flush(writer: CacheWriter, done: Done, watch: Watch) -> None:
     writer.flush()
-    watch.durable(writer.committed)
-    _say(f"{len(writer.encoded)} clips encoded, {len(writer.rejected)} rejected")
+    watch.durable(len(done) + writer.added)
+    encoded, rejected = len(done.encoded) + writer.encoded, len(done.rejected) + writer.rejected
+    _say(f"{encoded} clips encoded, {rejected} rejected")
 
 
 def _say(line: str) -> None:

@@ -9,7 +9,8 @@ Needs no torch: curation workers import it.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from io import BytesIO
 from itertools import chain
@@ -39,6 +40,9 @@ class Kind(StrEnum):
 
     VIDEO = "video"
     IMAGE = "image"
+
+
+Keep = Callable[[str, Kind], bool]  # of a clip's id and kind
 
 
 class Clip(_Record):
@@ -126,13 +130,17 @@ def write_clips(store: Store, name: str, clips: Iterable[Clip]) -> None:
     store.write(name, buffer.getvalue())
 
 
-def read_clips(store: Store) -> list[Clip]:
-    """Every committed clip, sorted by id. `store` is the folder of the clips, `<run>/clips`.
+def read_clips(store: Store, keep: Keep = lambda _id, _kind: True) -> list[Clip]:
+    """The committed clips to keep, sorted by id. `store` is the folder of the clips, `<run>/clips`.
 
-    Raises FileNotFoundError if committed records are gone, ConfigError if some are damaged.
+    `keep` is asked once for each, in this thread and in no order: a record takes 4 KB, and there
+    may be a hundred million. Raises FileNotFoundError if committed records are gone, ConfigError
+    if some are damaged.
     """
-    files = at_once(lambda commit: _rows(store, commit), read_commits(store))
-    return sorted(chain.from_iterable(files), key=lambda clip: clip.id)
+    commits = read_commits(store)
+    tables = at_once(lambda commit: _table(store, commit), commits)
+    parts = (_kept(store, *found, keep) for found in zip(commits, tables, strict=True))
+    return sorted(chain.from_iterable(parts), key=lambda clip: clip.id)
 
 
 def read_media(store: Store, clip: Clip) -> bytes:
@@ -169,20 +177,29 @@ def read_commits(store: Store) -> list[Commit]:
     return sorted(unique.values(), key=lambda c: c.source)
 
 
-def _rows(store: Store, commit: Commit) -> list[Clip]:
+def _table(store: Store, commit: Commit) -> pa.Table:
     if commit.records is None:
-        return []
+        return _SCHEMA.empty_table()
     data = store.read(commit.records)
+    with _undamaged(store, commit):
+        return pq.read_table(pa.BufferReader(data))
+
+
+def _kept(store: Store, commit: Commit, table: pa.Table, keep: Keep) -> list[Clip]:
+    with _undamaged(store, commit):
+        named = zip(table["id"].to_pylist(), map(Kind, table["kind"].to_pylist()), strict=True)
+        rows = table.filter(pa.array([keep(*each) for each in named], pa.bool_())).to_pylist()
+        return [Clip.model_validate(row | {"scores": dict(row["scores"])}) for row in rows]
+
+
+@contextmanager
+def _undamaged(store: Store, commit: Commit) -> Iterator[None]:
+    """Raises ConfigError where the block finds that a commit's records cannot be read."""
     try:
-        return _parsed(data)
+        yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
         fix = f"Delete {store.uri}/{_commit_name(commit.task_key)} {_AGAIN}"
-        raise damaged(store, commit.records, fix=fix) from None
-
-
-def _parsed(parquet: bytes) -> list[Clip]:
-    rows = pq.read_table(pa.BufferReader(parquet)).to_pylist()
-    return [Clip.model_validate(row | {"scores": dict(row["scores"])}) for row in rows]
+        raise damaged(store, str(commit.records), fix=fix) from None
 
 
 def _commit_name(task_key: str) -> str:

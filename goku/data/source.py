@@ -16,7 +16,7 @@ from goku.contract.store import Store
 from goku.data import buckets
 from goku.data.cache import LatentCache, Meta, read_sample
 from goku.data.catalog import Catalog, Entry
-from goku.data.encoding import ClipEncoder, Sample, Text, Vae, curated
+from goku.data.encoding import ClipEncoder, Sample, Text, Vae, share
 from goku.data.shards import Shard
 
 # Shards whose headers are kept: 0.1 MB each, or 1 KB a clip. A rank meets all shards of its data in
@@ -73,12 +73,15 @@ class CachedSource:
 
 
 class OnlineSource:
-    """Curated clips of a folder, `<run>/clips`, decoded and encoded one by one."""
+    """Curated clips of a folder, `<run>/clips`, decoded and encoded one by one.
+
+    For trials: every rank holds every record, 4 KB each. Encode what is more than a million clips.
+    """
 
     def __init__(self, uri: str, *, vae: Vae, text: Text, config: DataConfig) -> None:
         """Reads the records, no clip. Raises ConfigError if there are none."""
         store = Store(uri)
-        self._clips = curated(store, config)
+        self._clips = share(store, config).clips
         self._encoder = ClipEncoder(store, vae=vae, text=text, config=config)
         entries = [
             Entry(clip.id, clip.kind, buckets.size(clip, config).latent, None)

@@ -17,8 +17,9 @@ from goku.contract.store import Store
 from goku.data import cache as caches
 from goku.data import source
 from goku.data.cache import CachedClip, CacheWriter, Encoded, LatentCache, Meta
-from goku.data.encoding import EMPTY, ClipEncoder, Sample, curated
+from goku.data.encoding import EMPTY, ClipEncoder, Sample, share
 from goku.data.loader import Loader
+from goku.data.marks import Marks, mark
 from goku.data.records import Clip, Commit, Kind, add_commit, read_clips, write_clips
 from goku.data.shards import Shard
 from goku.data.source import CachedSource, OnlineSource
@@ -59,7 +60,7 @@ def fill(cache: LatentCache, clips: Store, *, causal: bool = True) -> LatentCach
     encode = encoder(clips, causal=causal)
     cache.begin(META.model_copy(update={"causal": causal}), encode.text(EMPTY))
     writer = CacheWriter(cache)
-    for number, clip in enumerate(curated(clips, CONFIG)):
+    for number, clip in enumerate(share(clips, CONFIG).clips):
         writer.add(clip.id, clip.kind, encode.sample(clip))
         if number % 2:
             writer.flush()
@@ -98,7 +99,7 @@ def test_entries_foretell_the_shapes_of_samples(clips: Store) -> None:
 
 def test_pixels_are_scaled_to_minus_one_to_one(clips: Store) -> None:
     encode = encoder(clips)
-    first = curated(clips, CONFIG)[0]
+    first = share(clips, CONFIG).clips[0]
     x_CTHW = encode.pixels(first)
     assert x_CTHW.dtype == torch.uint8
     expected = torch.nn.functional.avg_pool3d(x_CTHW.double() / 127.5 - 1, (1, 8, 8))
@@ -131,7 +132,7 @@ def test_a_dropped_caption_is_the_cached_empty_one(cache: LatentCache) -> None:
 
 def test_the_reference_of_an_encoder_that_is_not_causal_is_the_image_latent(clips: Store) -> None:
     encode = encoder(clips, causal=False)
-    video = next(clip for clip in curated(clips, CONFIG) if clip.kind is Kind.VIDEO)
+    video = next(clip for clip in share(clips, CONFIG).clips if clip.kind is Kind.VIDEO)
     sample = encode.sample(video)
     x_CTHW = encode.pixels(video)
     expected = torch.nn.functional.avg_pool2d(x_CTHW[:, 0].float() / 127.5 - 1, 8)
@@ -198,7 +199,7 @@ def test_headers_of_a_bounded_number_of_shards_are_kept(
 
 
 def test_a_clip_that_two_attempts_encoded_counts_once(cache: LatentCache, clips: Store) -> None:
-    again = encoder(clips).sample(curated(clips, CONFIG)[0])
+    again = encoder(clips).sample(share(clips, CONFIG).clips[0])
     writer = CacheWriter(cache)
     writer.add("i0", Kind.IMAGE, again)
     writer.flush()
@@ -207,7 +208,7 @@ def test_a_clip_that_two_attempts_encoded_counts_once(cache: LatentCache, clips:
 
 def test_an_attempt_that_comes_second_leaves_no_shard(cache: LatentCache, clips: Store) -> None:
     before = cache.store.list("shards")
-    encode, records = encoder(clips), curated(clips, CONFIG)
+    encode, records = encoder(clips), share(clips, CONFIG).clips
     writer = CacheWriter(cache)
     for clip in records[:2]:  # the very clips of the first shard
         writer.add(clip.id, clip.kind, encode.sample(clip))
@@ -215,13 +216,16 @@ def test_an_attempt_that_comes_second_leaves_no_shard(cache: LatentCache, clips:
     assert cache.store.list("shards") == before
 
 
-def test_a_writer_knows_what_is_done(cache: LatentCache) -> None:
+def test_a_cache_knows_what_is_done(cache: LatentCache) -> None:
+    encoded = Marks.of(map(mark, ["i0", "i1", "v0", "v1", "v2"]))
+    assert cache.done().encoded <= encoded <= cache.done().encoded
     writer = CacheWriter(cache)
-    assert writer.encoded == {"i0", "i1", "v0", "v1", "v2"}
     writer.reject("v9", "broken")
+    assert (writer.added, writer.rejected, len(cache.done())) == (1, 0, 5)
     writer.flush()
-    assert CacheWriter(cache).rejected == {"v9"}
-    assert CacheWriter(cache).committed == 6
+    assert (writer.added, writer.rejected, len(cache.done())) == (1, 1, 6)
+    assert cache.done().rejected.has("v9")
+    assert cache.done().both.has("i0")
     assert len(open_cache(cache)) == 5
 
 
@@ -234,7 +238,7 @@ def test_other_encoders_may_not_go_on_with_a_cache(cache: LatentCache) -> None:
 
 
 def test_latents_beyond_float16_are_refused(cache: LatentCache, clips: Store) -> None:
-    sample = encoder(clips).sample(curated(clips, CONFIG)[0])
+    sample = encoder(clips).sample(share(clips, CONFIG).clips[0])
     writer = CacheWriter(cache)
     writer.add("huge", Kind.IMAGE, sample._replace(latent_CTHW=sample.latent_CTHW * 1e9))
     with pytest.raises(ConfigError, match=r"clip huge: its latents reach"):
@@ -261,14 +265,14 @@ def test_a_damaged_commit_is_named_and_its_clips_are_encoded_again(
     name = f"commits/{cache.store.list('commits')[1]}"
     cache.store.write(name, damage(cache.store.read(name)))
     with pytest.raises(ConfigError, match=re.escape(f"{cache.store.uri}/{name}: its bytes")):
-        CacheWriter(cache)
+        cache.done()
     assert list(open_cache(cache).entries) == list(whole.entries)  # from the index
     cache.store.delete(name)  # as the message says
     cache.store.delete("complete.json")
     with pytest.raises(ConfigError, match="3 clips are done so far"):
         open_cache(cache)
-    encode, writer = encoder(clips), CacheWriter(cache)
-    missing = [clip for clip in curated(clips, CONFIG) if clip.id not in writer.encoded]
+    encode, writer, encoded = encoder(clips), CacheWriter(cache), cache.done().encoded
+    missing = [clip for clip in share(clips, CONFIG).clips if not encoded.has(clip.id)]
     assert len(missing) == 2
     for clip in missing:
         writer.add(clip.id, clip.kind, encode.sample(clip))
@@ -323,13 +327,44 @@ def test_a_damaged_description_of_a_cache_is_named(cache: LatentCache, damage: D
 def test_a_curated_set_without_the_kinds_asked_for_is_refused(clips: Store, tmp_path: Path) -> None:
     empty = Store(str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=r"no curated image or video lies there\. Launch curate"):
-        curated(empty, CONFIG)
+        share(empty, CONFIG)
     images = DataConfig(height=64, width=64, frames=1, image_share=1)
-    assert {clip.kind for clip in curated(clips, images)} == {Kind.IMAGE}
+    assert {clip.kind for clip in share(clips, images).clips} == {Kind.IMAGE}
+
+
+def test_ranks_share_all_clips_and_know_of_all(clips: Store) -> None:
+    alone = share(clips, CONFIG)
+    for ranks in (2, 3, 8):
+        parts = [share(clips, CONFIG, rank=rank, ranks=ranks) for rank in range(ranks)]
+        dealt = sorted((clip for part in parts for clip in part.clips), key=lambda clip: clip.id)
+        assert dealt == alone.clips
+        assert all(alone.whole <= part.whole <= alone.whole for part in parts)
+        assert len(parts[0].whole) == len(alone.clips)
+
+
+def test_a_rank_holds_no_records_but_its_own(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for number in range(40):
+        name, each = f"records/{number}.parquet", f"{number:03d}"
+        found = [
+            fakes.clip(f"{each}-{n:03d}", caption="so long a caption" * 60) for n in range(100)
+        ]
+        write_clips(store, name, found)
+        film = f"memory://{each}.mp4"
+        record = Commit(task_key=each, source=film, source_sha256=each, records=name, clips=100)
+        add_commit(store, record)
+    share(store, CONFIG, ranks=1000)  # what is loaded once
+    tracemalloc.start()
+    part = share(store, CONFIG, ranks=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(part.whole) == 4_000
+    assert len(part.clips) < 40
+    assert peak < 1_000 * len(part.whole)  # of records it would be 4,000
 
 
 def test_broken_media_names_the_clip(clips: Store) -> None:
-    whole: Clip = curated(clips, CONFIG)[2]
+    whole: Clip = share(clips, CONFIG).clips[2]
     cut = whole.model_copy(update={"nbytes": whole.nbytes // 2})
     with pytest.raises(BadMedia, match=rf"clip v0 of memory://films/a\.mp4 in {SHARD}"):
         encoder(clips).pixels(cut)
