@@ -1,5 +1,6 @@
 """What a stretch of training leaves: steps without a save, and where its seconds went."""
 
+import gc
 import time
 import weakref
 from collections.abc import Iterator
@@ -70,6 +71,16 @@ def waits(store: Path) -> tuple[list[Any], dict[str, float]]:
     return rows, {name: after[name] - before[name] for name in after}
 
 
+def collected(store: Path) -> list[int]:
+    """How much the garbage collector looks at after 9 steps of a stretch, and after 10."""
+    config = world.configure(store, "settles", ALONE, "training.steps=20")
+    trainer, found = world.trainer_of(config, store / "pod"), []
+    for steps in (9, 10):
+        assert advance(trainer, trainer.position.step + steps)
+        found.append(len(gc.get_objects()))
+    return found
+
+
 class Watched(Loader):
     """A loader that knows which of its packs are still held."""
 
@@ -116,3 +127,10 @@ def test_waiting_for_data_is_told_apart_from_the_step(tmp_path: Path) -> None:
 def test_packs_are_let_go_of_before_the_update(tmp_path: Path) -> None:
     world.encode(tmp_path)
     assert run_ranks(held, 1, tmp_path) == [[0, 0]]
+
+
+def test_garbage_is_not_looked_for_among_what_stays(tmp_path: Path) -> None:
+    world.encode(tmp_path)
+    ((before, settled),) = run_ranks(collected, 1, tmp_path)
+    assert before > 100_000
+    assert settled < 10_000
