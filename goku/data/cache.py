@@ -18,6 +18,7 @@ import uuid
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,13 @@ from torch import Tensor
 
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
+from goku.data.catalog import Form
 from goku.data.damage import damaged, read_record
 from goku.data.encoding import Sample
 from goku.data.marks import Marks, mark
 from goku.data.prefetch import at_once
 from goku.data.records import Kind
-from goku.data.shards import Shard, write_shard
+from goku.data.shards import Shard, Span, crc32_of, write_shard
 
 FORMAT = 1
 _META, _COMPLETE, _EMPTY, _COMMITS = "meta.json", "complete.json", "empty.safetensors", "commits"
@@ -79,6 +81,10 @@ class CachedClip(_Record):
     kind: Kind
     shape: tuple[int, int, int]  # latent frames, height, width
     text_length: int
+    # Where its tensors begin in the shard, and the CRC-32 of their bytes, so that training reads a
+    # clip by one request; None in caches that were begun before.
+    start: int | None = None
+    crc32: int | None = None
 
 
 class Commit(_Record):
@@ -139,11 +145,12 @@ class LatentCache:
     def commit(self, samples: Sequence[Encoded], rejects: Mapping[str, str]) -> None:
         """Write samples as one shard and make it count, with clips that could not be encoded."""
         shard = f"shards/{uuid.uuid4().hex}.safetensors" if samples else None
+        clips: tuple[CachedClip, ...] = ()
         if shard:
             causal = self.meta().causal
-            tensors = [_tensors(encoded, causal) for encoded in samples]
-            write_shard(self.store, shard, {key: one[key] for one in tensors for key in one})
-        clips = tuple(_describe(encoded) for encoded in samples)
+            parts = [_tensors(encoded, causal) for encoded in samples]
+            starts = write_shard(self.store, shard, {k: part[k] for part in parts for k in part})
+            clips = tuple(map(_describe, samples, parts, repeat(starts)))
         record = Commit(shard=shard, clips=clips, rejects=dict(rejects))
         ours = self.store.create(_commit_name(record), record.model_dump_json().encode())
         if shard and not ours:
@@ -240,8 +247,25 @@ class CacheWriter:
         self._nbytes, self._began = 0, time.monotonic()
 
 
-def read_sample(shard: Shard, id: str, *, causal: bool, text_LY: Tensor | None = None) -> Sample:
-    """One clip of a shard; `text_LY` replaces its caption. Latents float32, captions bfloat16."""
+def read_sample(
+    store: Store, span: Span, clip: Form, meta: Meta, *, text_LY: Tensor | None = None
+) -> Sample:
+    """A clip by one request; `text_LY` replaces its caption. Latents float32, captions bfloat16."""
+    frames, height, width = clip.shape
+    channels, length = meta.latent_channels, clip.text_length or 0
+    forms = [
+        ((channels, frames, height, width), _LATENT_DTYPE),
+        ((length, meta.text_width), _TEXT_DTYPE),
+        *([] if meta.causal else [((channels, height, width), _LATENT_DTYPE)]),
+    ]
+    latent_CTHW, caption_LY, *first = span.read(store, forms)
+    latent_CTHW = latent_CTHW.float()
+    first_CHW = first[0].float() if first else latent_CTHW[:, 0]
+    return Sample(latent_CTHW, caption_LY if text_LY is None else text_LY, first_CHW)
+
+
+def read_named(shard: Shard, id: str, *, causal: bool, text_LY: Tensor | None = None) -> Sample:
+    """The same by the shard's header: two requests, and two more for the header."""
     latent_CTHW = shard.read(f"latent/{id}").float()
     first_CHW = latent_CTHW[:, 0] if causal else shard.read(f"first/{id}").float()
     if text_LY is None:
@@ -249,11 +273,19 @@ def read_sample(shard: Shard, id: str, *, causal: bool, text_LY: Tensor | None =
     return Sample(latent_CTHW, text_LY, first_CHW)
 
 
-def _describe(encoded: Encoded) -> CachedClip:
+def _describe(
+    encoded: Encoded, tensors: Mapping[str, Tensor], starts: Mapping[str, int]
+) -> CachedClip:
     id, kind, sample = encoded
     _, frames, height, width = sample.latent_CTHW.shape
-    length = len(sample.text_LY)
-    return CachedClip(id=id, kind=kind, shape=(frames, height, width), text_length=length)
+    return CachedClip(
+        id=id,
+        kind=kind,
+        shape=(frames, height, width),
+        text_length=len(sample.text_LY),
+        start=starts[next(iter(tensors))],
+        crc32=crc32_of(tensors.values()),
+    )
 
 
 def _tensors(encoded: Encoded, causal: bool) -> dict[str, Tensor]:

@@ -3,25 +3,27 @@
 A source knows the shape of every sample beforehand, so that packing never waits for one.
 """
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
 from goku.contract.store import Store
 from goku.data import buckets
-from goku.data.cache import LatentCache, Meta, read_sample
-from goku.data.catalog import Catalog, Entry
+from goku.data.cache import CachedClip, LatentCache, Meta, read_named, read_sample
+from goku.data.catalog import Catalog, Entry, Indices
 from goku.data.encoding import ClipEncoder, Sample, Text, Vae, share
-from goku.data.shards import Shard
+from goku.data.shards import Shard, Span
 
-# Shards whose headers are kept: 0.1 MB each, or 1 KB a clip. A rank meets all shards of its data in
-# time, and of 36 million clips the headers would take 40 GB of every rank.
+# Shards of older caches whose headers are kept: 0.1 MB each, or 1 KB a clip. A rank meets all
+# shards of its data in time, and of 36 million clips the headers would take 40 GB of every rank.
 _HEADERS = 1 << 13
+_UNKNOWN = -1  # the start of a clip that only the header tells
 
 
 class Source(Protocol):
@@ -55,21 +57,20 @@ class CachedSource:
         meta = _complete_meta(cached)
         _check_width(uri, "latent_channels", meta.latent_channels, latent_channels)
         _check_width(uri, "text_width", meta.text_width, text_width)
-        self.entries, self._shards, self._shard_N = _placed(cached)
+        self.entries, self._places = _placed(cached)
+        self._store, self._meta, self._empty_LY = cached.store, meta, cached.empty()
         self._shard = lru_cache(_HEADERS)(lambda name: Shard(cached.store, name))
-        self._causal = meta.causal
-        self._empty_LY = cached.empty()
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def load(self, index: int, *, caption: bool) -> Sample:
-        return read_sample(
-            self._shard(self._shards[self._shard_N[index]]),
-            self.entries[index].id,
-            causal=self._causal,
-            text_LY=None if caption else self._empty_LY,
-        )
+        text_LY = None if caption else self._empty_LY
+        entry, span = self.entries[index], self._places[index]
+        if span.start != _UNKNOWN:
+            return read_sample(self._store, span, entry.form, self._meta, text_LY=text_LY)
+        shard = self._shard(span.shard)
+        return read_named(shard, entry.id, causal=self._meta.causal, text_LY=text_LY)
 
 
 class OnlineSource:
@@ -96,22 +97,44 @@ class OnlineSource:
         return self._encoder.sample(self._clips[index], caption=caption)
 
 
-def _placed(cached: LatentCache) -> tuple[Catalog, list[str], NDArray[np.int32]]:
-    """The entries of a cache, its shards, and the number of each entry's."""
-    shards: list[str] = []
-    sizes: list[int] = []
+class _Places:
+    """Where the samples of a cache lie, in columns: 16 bytes for each."""
+
+    def __init__(self) -> None:
+        self._shards: list[str] = []
+        self._shard_N, self._start_N, self._crc32_N = array("i"), array("q"), array("I")
+        self._chosen_N: Indices = np.array([], np.intp)
+
+    def add(self, shard: str, clips: Sequence[CachedClip]) -> None:
+        """The clips of one more shard."""
+        self._shard_N.extend(repeat(len(self._shards), len(clips)))
+        self._start_N.extend(_UNKNOWN if clip.start is None else clip.start for clip in clips)
+        self._crc32_N.extend(clip.crc32 or 0 for clip in clips)
+        self._shards.append(shard)
+
+    def choose(self, index_N: Indices) -> None:
+        """Keep these of all that were added, in this order."""
+        self._chosen_N = index_N
+
+    def __getitem__(self, index: int) -> Span:
+        at = int(self._chosen_N[index])
+        return Span(self._shards[self._shard_N[at]], self._start_N[at], self._crc32_N[at])
+
+
+def _placed(cached: LatentCache) -> tuple[Catalog, _Places]:
+    """The entries of a cache, and where each lies."""
+    places = _Places()
 
     def parts() -> Iterator[list[Entry]]:
         for commit in cached.index():
             if commit.shard:
-                shards.append(commit.shard)
-                sizes.append(len(commit.clips))
+                places.add(commit.shard, commit.clips)
                 yield [Entry(c.id, c.kind, c.shape, c.text_length) for c in commit.clips]
 
     entries = Catalog.of(parts())
     chosen = entries.distinct()
-    shard_N = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
-    return entries.take(chosen), shards, shard_N[chosen]
+    places.choose(chosen)
+    return entries.take(chosen), places
 
 
 def _complete_meta(cached: LatentCache) -> Meta:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from goku.contract.store import Store
-from goku.data.shards import BrokenShard, Shard, write_shard
+from goku.data.shards import BrokenShard, Shard, Span, crc32_of, write_shard
 
 SHAPES = st.lists(st.integers(1, 4), max_size=4).map(tuple)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -20,12 +20,37 @@ def test_tensors_come_back_bit_for_bit(
 ) -> None:
     store = Store("memory://shards-round-trip")
     tensors = {key: torch.randn(shape).to(dtype) for key, (shape, dtype) in described.items()}
-    assert write_shard(store, "a.safetensors", tensors) == store.size("a.safetensors")
-    shard = Shard(store, "a.safetensors")
+    starts = write_shard(store, "a.safetensors", tensors)
+    data, shard = store.read("a.safetensors"), Shard(store, "a.safetensors")
+    whole = load(data)
+    assert whole.keys() == tensors.keys() == starts.keys()
     for key, tensor in tensors.items():
-        found = shard.read(key)
-        assert found.dtype == tensor.dtype
-        assert torch.equal(found, tensor)
+        placed = Span("a.safetensors", starts[key], crc32_of([tensor]))
+        [alone] = placed.read(store, [(tensor.shape, tensor.dtype)])
+        for found in (shard.read(key), whole[key], alone):
+            assert found.dtype == tensor.dtype
+            assert torch.equal(found, tensor)
+
+
+def test_neighbours_come_by_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they were given, which is not that of their names."""
+    store = Store("memory://shards-neighbours")
+    tensors = {"z": torch.randn(3, 5).half(), "y": torch.randn(7).bfloat16(), "a": torch.ones(2)}
+    starts = write_shard(store, "s", tensors)
+    both = [tensors["z"], tensors["y"]]
+    asked: list[tuple[int, int]] = []
+    read = Store.read_into
+
+    def spy(self: Store, name: str, start: int, *buffers: memoryview) -> int:
+        asked.append((start, sum(map(len, buffers))))
+        return read(self, name, start, *buffers)
+
+    monkeypatch.setattr(Store, "read_into", spy)
+    monkeypatch.setattr(Store, "read_range", None)
+    span = Span("s", starts["z"], crc32_of(both))
+    found = span.read(store, [(tensor.shape, tensor.dtype) for tensor in both])
+    assert all(torch.equal(a, b) for a, b in zip(found, both, strict=True))
+    assert asked == [(starts["z"], 44)]
 
 
 def test_views_are_written_whole() -> None:
@@ -87,6 +112,24 @@ def test_no_flipped_bit_goes_unnoticed() -> None:
                 broken += 1
     values = sum(tensor.nbytes for tensor in tensors.values())
     assert broken > 8 * values
+
+
+def test_no_flipped_bit_of_a_span_goes_unnoticed() -> None:
+    store, tensors = Store("memory://shards-span"), {"a": torch.randn(3), "b": torch.randn(2, 2)}
+    span = Span("s", write_shard(store, "s", tensors)["a"], crc32_of(tensors.values()))
+    forms = [(tensor.shape, tensor.dtype) for tensor in tensors.values()]
+    data = store.read("s")
+    for bit in range(8 * span.start, 8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        store.write("s", bytes(flipped))
+        with pytest.raises(BrokenShard, match=r"s in .*the bytes from \d+ on have changed"):
+            span.read(store, forms)
+    store.write("s", data[:-3])
+    with pytest.raises(BrokenShard, match=f"it ends at byte {len(data) - 3}, 3 too soon"):
+        span.read(store, forms)
+    with pytest.raises(FileNotFoundError):
+        span._replace(shard="none").read(store, forms)
 
 
 def test_shards_without_checksums_are_read() -> None:

@@ -184,11 +184,51 @@ def test_records_and_commits_are_read_many_at_once(
     assert [each.id for each in read_clips(footage)] == [f"{n:02d}" for n in range(2 * TOGETHER)]
 
 
-def test_headers_of_a_bounded_number_of_shards_are_kept(
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_clip_comes_by_one_request(
+    tmp_path: Path, clips: Store, monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    """Of a hundred thousand shards a rank has no header, and it asks for 200 images a second."""
+    opened = open_cache(fill(LatentCache(Store(str(tmp_path))), clips, causal=causal))
+    asked: list[str] = []
+    read = Store.read_into
+
+    def spy(self: Store, name: str, start: int, *buffers: memoryview) -> int:
+        asked.append(name)
+        return read(self, name, start, *buffers)
+
+    monkeypatch.setattr(Store, "read_into", spy)
+    monkeypatch.setattr(Store, "read_range", None)
+    for index in range(len(opened)):
+        opened.load(index, caption=index % 2 == 0)
+    assert len(asked) == len(opened) == 5
+
+
+def _older(cache: LatentCache) -> LatentCache:
+    """As it would be if it had been begun by a version that did not say where clips lie."""
+    for name in cache.store.list("commits"):
+        record = caches.Commit.model_validate_json(cache.store.read(f"commits/{name}"))
+        text = record.model_dump_json(exclude={"clips": {"__all__": {"start", "crc32"}}})
+        cache.store.write(f"commits/{name}", text.encode())
+    cache.complete()
+    return cache
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_older_caches_are_read_by_their_headers(tmp_path: Path, clips: Store, causal: bool) -> None:
+    cache = fill(LatentCache(Store(str(tmp_path))), clips, causal=causal)
+    new, old = open_cache(cache), open_cache(_older(cache))
+    for index in range(len(new)):
+        for caption in (True, False):
+            ours, theirs = (each.load(index, caption=caption) for each in (new, old))
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_headers_of_a_bounded_number_of_older_shards_are_kept(
     cache: LatentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "_HEADERS", 1)
-    opened = open_cache(cache)
+    opened = open_cache(_older(cache))
     gc.collect()
     before = sum(type(each) is Shard for each in gc.get_objects())
     for _ in range(2):
@@ -330,37 +370,6 @@ def test_a_curated_set_without_the_kinds_asked_for_is_refused(clips: Store, tmp_
         share(empty, CONFIG)
     images = DataConfig(height=64, width=64, frames=1, image_share=1)
     assert {clip.kind for clip in share(clips, images).clips} == {Kind.IMAGE}
-
-
-def test_ranks_share_all_clips_and_know_of_all(clips: Store) -> None:
-    alone = share(clips, CONFIG)
-    for ranks in (2, 3, 8):
-        parts = [share(clips, CONFIG, rank=rank, ranks=ranks) for rank in range(ranks)]
-        dealt = sorted((clip for part in parts for clip in part.clips), key=lambda clip: clip.id)
-        assert dealt == alone.clips
-        assert all(alone.whole <= part.whole <= alone.whole for part in parts)
-        assert len(parts[0].whole) == len(alone.clips)
-
-
-def test_a_rank_holds_no_records_but_its_own(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    for number in range(40):
-        name, each = f"records/{number}.parquet", f"{number:03d}"
-        found = [
-            fakes.clip(f"{each}-{n:03d}", caption="so long a caption" * 60) for n in range(100)
-        ]
-        write_clips(store, name, found)
-        film = f"memory://{each}.mp4"
-        record = Commit(task_key=each, source=film, source_sha256=each, records=name, clips=100)
-        add_commit(store, record)
-    share(store, CONFIG, ranks=1000)  # what is loaded once
-    tracemalloc.start()
-    part = share(store, CONFIG, ranks=1000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(part.whole) == 4_000
-    assert len(part.clips) < 40
-    assert peak < 1_000 * len(part.whole)  # of records it would be 4,000
 
 
 def test_broken_media_names_the_clip(clips: Store) -> None:
