@@ -83,8 +83,8 @@ class CachedClip(_Record):
     text_length: int
     # Where its tensors begin in the shard, and the CRC-32 of their bytes, so that training reads a
     # clip by one request; None in caches that were begun before.
-    start: int | None = None
-    crc32: int | None = None
+    start: int | None = Field(None, ge=0, lt=1 << 63)
+    crc32: int | None = Field(None, ge=0, lt=1 << 32)
 
 
 class Commit(_Record):
