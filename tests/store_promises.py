@@ -123,6 +123,21 @@ class StorePromises:
         store.write("a/one", b"4444")
         assert store.child("a").sizes()["one"] == 4
 
+    def test_a_version_is_listed_as_it_is_told_and_is_of_the_bytes(self, store: Store) -> None:
+        """A store that cannot tell versions says so: its word is empty."""
+        assert store.versions() == {}
+        assert store.version("nothing") is None
+        for name in ("a/b/data", "a/more", "other"):
+            store.write(name, b"one")
+        listed = store.versions()
+        assert sorted(listed) == ["a/b/data", "a/more", "other"]
+        assert listed == {name: store.version(name) for name in listed}
+        assert store.child("a").versions() == {n: listed[f"a/{n}"] for n in ("b/data", "more")}
+        store.write("other", b"two")
+        assert store.version("other") == store.versions()["other"]
+        assert store.version("other") != listed["other"] or not listed["other"]
+        assert store.version("a/more") == listed["a/more"]
+
     def test_a_reader_can_seek(self, store: Store) -> None:
         store.write("data", b"0123456789")
         with store.reader("data") as stream:

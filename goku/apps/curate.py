@@ -1,43 +1,54 @@
 """`python -m goku.apps.curate`: footage to clips. One process that spreads its own work.
 
 Raw footage is named by `data.source`; clips appear below `<run>/clips`, source by source, so that
-a run which is stopped anywhere goes on where it was.
+a run which is stopped anywhere goes on where it was. Of what was done before it reads the commits,
+and no source that the store says is as it was.
 """
 
 import os
+from collections.abc import Mapping
 
 from goku.apps.entry import Context, launch
 from goku.contract.exits import Cause
 from goku.contract.pod import Progress
 from goku.contract.rundir import CLIPS
 from goku.contract.store import Store
-from goku.curation.executors import executor
-from goku.curation.footage import media_names
+from goku.curation.executors import Reports, executor
+from goku.curation.footage import media
 from goku.curation.funnel import summary
-from goku.curation.pipeline import Curator
-from goku.data.records import read_commits
+from goku.curation.pipeline import Curator, Report
+from goku.data.records import Versions, read_commits
 
 
 def curate(context: Context) -> Cause:
     """Every source of the run, until done or asked to stop. Raises ConfigError without footage."""
     config, store = context.config.curation, context.run.store.child(CLIPS)
     source = Store(context.config.data.source or "")
-    names = media_names(source)
-    reports = executor(config.executor, workers=config.workers).run(
-        Curator(source.uri, store.uri, config), names
-    )
+    found = media(source)
+    reports = _reports(Curator(source.uri, store.uri, config), found)
     done = 0
     _beat(context, done)
     for report in reports:
         if report is not None:
             done += 1
-            print(f"{done}/{len(names)}  {report.line()}", flush=True)
+            print(f"{done}/{len(found)}  {report.line()}", flush=True)
         _beat(context, done)
         if context.pod.stop_requested():
             reports.close()
             return Cause.YIELDED
-    print(summary(read_commits(store), sources=len(names)), flush=True)
+    print(summary(read_commits(store), sources=len(found)), flush=True)
     return Cause.DONE
+
+
+def _reports(curator: Curator, found: Mapping[str, Versions | None]) -> Reports[Report]:
+    """Of what can be told unopened, then of what is opened."""
+    left, config = dict.fromkeys(found), curator.config
+    for report in curator.done_before(found):
+        if report is not None:
+            del left[report.name]
+        yield report
+    if left:
+        yield from executor(config.executor, workers=config.workers).run(curator, list(left))
 
 
 def _beat(context: Context, done: int) -> None:

@@ -7,7 +7,7 @@ Its header and its one full decode are made when a stage first asks, and kept.
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from goku.config import ConfigError
 from goku.config.curation import CurationConfig
 from goku.contract.store import Store
 from goku.curation.taps import CutTap, FlowTap, Scan, scan
+from goku.data.records import Versions
 from goku.data.video import BadMedia, Probe, frames, probe
 
 MEDIA = frozenset(
@@ -27,12 +28,14 @@ _CHUNK = 1 << 22
 _MIN_SHARE_OF_FRAMES = 0.95  # headers miscount a little; a truncated file lacks more
 
 
-def media_names(store: Store) -> list[str]:
-    """Media files at any depth below `store`, told by their suffix, sorted.
+def media(store: Store) -> dict[str, Versions | None]:
+    """Media files at any depth below `store`, told by their suffix, sorted; None: without versions.
 
     Raises ConfigError if there are none, or if records could not hold the name of one.
     """
-    found = [name for name in store.walk() if _is_media(PurePosixPath(name))]
+    listed = store.versions()
+    names = sorted(name for name in listed if _is_media(PurePosixPath(name)))
+    found = {name: _versions(listed.get, name) for name in names}
     for name in found:
         _check_name(name)
     if not found:
@@ -53,6 +56,7 @@ class Footage:
     sha256: str
     sidecar: str  # text beside the media; empty if there is none
     config: CurationConfig
+    versions: Versions | None = None  # of what was read; None if they are not known for sure
 
     @property
     def stem(self) -> str:
@@ -82,7 +86,7 @@ class Footage:
 @contextmanager
 def opened(store: Store, name: str, config: CurationConfig) -> Iterator[Footage]:
     """The source `name`, on local disk until the block ends."""
-    path = store.local_path(name)
+    path, versions = store.local_path(name), _versions(store.version, name)
     with tempfile.TemporaryDirectory(prefix="goku-footage-") as scratch:
         with store.reader(name) as stream:
             if path is None:
@@ -91,7 +95,10 @@ def opened(store: Store, name: str, config: CurationConfig) -> Iterator[Footage]
                     digest = _sha256(stream, copy)
             else:
                 digest = _sha256(stream)
-        yield Footage(path, f"{store.uri}/{name}", digest, _sidecar(store, name), config)
+        sidecar = _sidecar(store, name)
+        if versions and _versions(store.version, name) != versions:  # written while it was read
+            versions = None
+        yield Footage(path, f"{store.uri}/{name}", digest, sidecar, config, versions)
 
 
 def _sha256(stream: BinaryIO, copy: BinaryIO | None = None) -> str:
@@ -103,10 +110,21 @@ def _sha256(stream: BinaryIO, copy: BinaryIO | None = None) -> str:
     return digest.hexdigest()
 
 
-def _sidecar(store: Store, name: str) -> str:
+def _versions(version: Callable[[str], str | None], name: str) -> Versions | None:
+    """A source's by what is known of names. None unless both files' are known."""
+    source = version(name)
+    sidecar = version(_beside(name)) if source else ""
+    return Versions(source, sidecar) if source and sidecar != "" else None
+
+
+def _beside(name: str) -> str:
     """`clip.txt` beside `clip.mp4`."""
+    return str(PurePosixPath(name).with_suffix(".txt"))
+
+
+def _sidecar(store: Store, name: str) -> str:
     try:
-        text = store.read(str(PurePosixPath(name).with_suffix(".txt")))
+        text = store.read(_beside(name))
     except FileNotFoundError:
         return ""
     return " ".join(text.decode("utf-8-sig", errors="replace").split())

@@ -3,6 +3,9 @@
 The task's key is made of all that decides its result. Work that has a commit under its key is
 skipped; work that has none is done under names that no other attempt uses, and then committed with
 put-if-absent. So results are computed at least once and count exactly once, whoever dies when.
+
+A key takes reading the source. A commit also keeps what a listing says of it, so that what has not
+been written since is told from that alone.
 """
 
 import hashlib
@@ -10,9 +13,10 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import cv2
@@ -33,7 +37,9 @@ from goku.data.records import (
     Kind,
     Reject,
     Tally,
+    Versions,
     add_commit,
+    all_commits,
     find_commit,
     write_clips,
 )
@@ -41,6 +47,7 @@ from goku.data.video import BadMedia, probe
 
 _ENCODE = "encode"
 _BROKEN = "broken media"
+_COMMITS_A_TICK = 1000  # a second's, of a store that answers in 25 ms
 
 
 class Report(NamedTuple):
@@ -57,6 +64,11 @@ class Report(NamedTuple):
         dropped = "".join(f", {count} {reason}" for reason, count in self.dropped.items())
         how = "done before" if self.skipped else f"{self.seconds:.1f} s"
         return f"{self.name}: {self.clips} kept{dropped} ({how})"
+
+
+def _report(name: str, commit: Commit, *, seconds: float, skipped: bool) -> Report:
+    dropped = Counter(reject.reason for reject in commit.rejects)
+    return Report(name, commit.clips, dict(dropped), seconds, skipped)
 
 
 def stages(config: CurationConfig) -> tuple[Stage, ...]:
@@ -88,21 +100,46 @@ class Curator:
             skipped = commit is not None
             if commit is None:
                 commit = _committed(store, _curated(store, key, footage))
-        dropped = Counter(reject.reason for reject in commit.rejects)
-        return Report(name, commit.clips, dict(dropped), time.monotonic() - started, skipped)
+        return _report(name, commit, seconds=time.monotonic() - started, skipped=skipped)
+
+    def done_before(self, found: Mapping[str, Versions | None]) -> Iterator[Report | None]:
+        """The sources whose newest commits vouch for them, unopened. None while commits are read.
+
+        `found` is `media`'s. Whatever is not reported may be done all the same: its key tells.
+        """
+        newest: dict[str, tuple[float, Versions | None, Report]] = {}
+        settings = _digest(_settings(self.config))
+        for number, commit in enumerate(all_commits(Store(self.clips))):
+            name = commit.source.removeprefix(f"{Store(self.source).uri}/")
+            versions = commit.versions if commit.settings == settings else None
+            known = (commit.committed_at, versions, _report(name, commit, seconds=0, skipped=True))
+            newest[name] = max(known, newest.get(name, known), key=itemgetter(0))
+            if not number % _COMMITS_A_TICK:
+                yield None
+        for name, versions in found.items():
+            if versions is not None and name in newest and newest[name][1] == versions:
+                yield newest[name][2]
 
 
 def task_key(footage: Footage) -> str:
-    """Identity of a task: what it reads, the code's versions and the settings that matter.
+    """Identity of a task: what it reads, the code's versions and the settings that matter."""
+    source = [footage.uri, footage.sha256, footage.sidecar]
+    return _digest({"source": source, **_settings(footage.config)})
+
+
+def _settings(config: CurationConfig) -> dict[str, object]:
+    """The part of the key that is the same for all sources.
 
     `executor` and `workers` say who does the work; the result is the same.
     """
-    identity = {
-        "source": [footage.uri, footage.sha256, footage.sidecar],
-        "stages": {stage.name: stage.version for stage in stages(footage.config)},
+    return {
+        "stages": {stage.name: stage.version for stage in stages(config)},
         _ENCODE: shards.VERSION,
-        "config": footage.config.model_dump(mode="json", exclude={"executor", "workers"}),
+        "config": config.model_dump(mode="json", exclude={"executor", "workers"}),
     }
+
+
+def _digest(identity: Mapping[str, object]) -> str:
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -176,6 +213,8 @@ def _curated(store: Store, key: str, footage: Footage) -> Commit:
         clips=len(clips),
         tallies=(*sieve.tallies, _tally(_ENCODE, len(sieve.spans), len(clips), rejects)),
         rejects=(*sieve.rejects, *rejects),
+        versions=footage.versions,
+        settings=_digest(_settings(footage.config)),
     )
 
 

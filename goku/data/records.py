@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from io import BytesIO
 from itertools import chain
-from typing import Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,6 +94,13 @@ class Tally(_Record):
         return self
 
 
+class Versions(NamedTuple):
+    """What the store says of a source unread, as `Store.version` does."""
+
+    media: str
+    sidecar: str | None  # None: there is none
+
+
 class Commit(_Record):
     """The one truth about a source: what became of it. A source without clips commits too."""
 
@@ -105,6 +112,9 @@ class Commit(_Record):
     clips: int = 0
     tallies: tuple[Tally, ...] = ()
     rejects: tuple[Reject, ...] = ()
+    # what vouches for a source that is not read again; None: nothing does
+    versions: Versions | None = None
+    settings: str | None = None  # digest of all of the task's key but the source
     committed_at: float = Field(default_factory=time.time)  # unix seconds
 
 
@@ -162,15 +172,19 @@ def add_commit(store: Store, commit: Commit) -> bool:
     return store.create(_commit_name(commit.task_key), text.encode())
 
 
+def all_commits(store: Store) -> Iterator[Commit]:
+    """Every commit, of earlier contents too. Raises ConfigError at a damaged one."""
+    keys = [name.removesuffix(".json") for name in store.list(_COMMITS) if name.endswith(".json")]
+    return filter(None, at_once(lambda key: find_commit(store, key), keys))
+
+
 def read_commits(store: Store) -> list[Commit]:
     """The commits that count, sorted by source. Raises ConfigError if one is damaged.
 
     A source that changed has several: the newest counts. Copies of one content under several
     names count once, under the first name.
     """
-    keys = [name.removesuffix(".json") for name in store.list(_COMMITS) if name.endswith(".json")]
-    read = at_once(lambda key: find_commit(store, key), keys)
-    found = sorted((commit for commit in read if commit), key=lambda c: c.committed_at)
+    found = sorted(all_commits(store), key=lambda c: c.committed_at)
     newest = {commit.source: commit for commit in found}
     by_name = sorted(newest.values(), key=lambda c: c.source, reverse=True)
     unique = {commit.source_sha256: commit for commit in by_name}

@@ -12,6 +12,7 @@ from goku.contract.rundir import RunDir
 from goku.contract.store import Store, StoreError
 from tests.cluster.clouds import SCHEMES, Cloud, serving
 from tests.cluster.test_stores import a_run_is_kept, train_and_restore
+from tests.goku.apps.test_curate_again import Runs, opens_only_what_changed
 from tests.goku.trainer import world
 from tests.ranks import run_ranks
 from tests.store_promises import StorePromises
@@ -64,6 +65,12 @@ def test_a_large_file_comes_back_whole(store: Store) -> None:
 
 def test_a_run_is_frozen_committed_fenced_and_retained(store: Store) -> None:
     a_run_is_kept(store)
+
+
+def test_a_second_curate_run_opens_only_what_changed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens_only_what_changed(store, tmp_path, Runs(monkeypatch))
 
 
 @pytest.mark.slow

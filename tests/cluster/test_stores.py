@@ -25,6 +25,7 @@ from goku.contract.rundir import METRICS, Fenced, RunDir
 from goku.contract.store import Store, StoreError, StoreUnavailable, s3_client
 from goku.trainer.loop import train
 from tests.cluster.s3 import KINDS, S3Server, serving
+from tests.goku.apps.test_curate_again import Runs, opens_only_what_changed
 from tests.goku.contract.test_rundir import config, save
 from tests.goku.trainer import world
 from tests.ranks import run_ranks
@@ -265,6 +266,15 @@ def a_run_is_kept(store: Store) -> None:
 
 def test_a_run_is_frozen_committed_fenced_and_retained(store: Store) -> None:
     a_run_is_kept(store)
+
+
+# --- curation
+
+
+def test_a_second_curate_run_opens_only_what_changed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens_only_what_changed(store, tmp_path, Runs(monkeypatch))
 
 
 # --- training

@@ -20,6 +20,8 @@ _GONE_OR_OTHER = (404, 412)  # what a service answers that no longer has the ver
 class Condition(Protocol):
     """How one kind of file system tells versions apart. Paths are the driver's own."""
 
+    listed: str  # what listings call the tag; "" where they have none
+
     def tag(self, path: str) -> str:
         """Of the version that is there now. Raises FileNotFoundError."""
 
@@ -42,6 +44,7 @@ def condition(filesystem: Any, scheme: str) -> Condition | None:
 class Memory:
     """memory:// belongs to one process, so that a lock makes it exact."""
 
+    listed = ""
     lock = threading.RLock()
 
     def __init__(self, filesystem: Any) -> None:
@@ -64,12 +67,14 @@ class Memory:
 class Google:
     """gs:// by gcsfs: an upload whose `ifGenerationMatch` does not hold is refused with 412."""
 
+    listed = "generation"
+
     def __init__(self, filesystem: Any) -> None:
         self._fs = filesystem
 
     def tag(self, path: str) -> str:
         self._fs.invalidate_cache(path)
-        return str(self._fs.info(path)["generation"])
+        return str(self._fs.info(path)[self.listed])
 
     def swap(self, path: str, data: bytes, tag: str) -> bool:
         bucket, key, _ = self._fs.split_path(path)
@@ -92,11 +97,13 @@ class Google:
 class Azure:
     """az:// by adlfs: an upload whose If-Match does not hold is refused with 412."""
 
+    listed = "etag"
+
     def __init__(self, filesystem: Any) -> None:
         self._fs = filesystem
 
     def tag(self, path: str) -> str:
-        return str(self._fs.info(path, refresh=True)["etag"])
+        return str(self._fs.info(path, refresh=True)[self.listed])
 
     def swap(self, path: str, data: bytes, tag: str) -> bool:
         try:

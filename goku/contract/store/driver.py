@@ -5,7 +5,7 @@ finds one that is not. `replace` is `conditions.py`'s: a driver that it does not
 from, and is refused before a run begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -133,13 +133,27 @@ class Driver:
         files = (entry for entry in entries if entry["type"] == "file")
         return {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
 
-    def walk(self) -> list[str]:
+    def version(self, name: str) -> str | None:
+        try:
+            with self._asking(name):
+                return self._version(self._fresh().info(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def versions(self) -> dict[str, str]:
         try:
             with self._asking(""):
-                paths = [str(path) for path in self._fresh().find(self._path(""))]
+                found = self._fresh().find(self._path(""), detail=True)
         except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(path.removeprefix(f"{str(self._root).rstrip('/')}/") for path in paths)
+            return {}
+        if not isinstance(found, dict):  # adlfs, of a file
+            return {}
+        root = f"{str(self._root).rstrip('/')}/"
+        return {path.removeprefix(root): self._version(info) for path, info in found.items()}
+
+    def _version(self, info: Mapping[str, Any]) -> str:
+        tag = info.get(self._condition.listed) if self._condition else None
+        return f"{info['size']}-{tag}" if tag else ""
 
     def list(self, folder: str) -> list[str]:
         try:

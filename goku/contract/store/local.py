@@ -23,6 +23,7 @@ from goku.contract.store.local_file import LocalFile
 _HIDDEN = ".goku-"
 _PARTIAL, _LOCK = f"{_HIDDEN}partial-", f"{_HIDDEN}lock"
 _BUFFERS_AT_ONCE = 1024  # that one call of the kernel fills: IOV_MAX
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system: FAT's
 
 
 class Folder:
@@ -118,9 +119,14 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
-    def walk(self) -> list[str]:
-        found = map(Path, _files(str(self._root)))
-        return sorted(str(path.relative_to(self._root)) for path in found if _listed(path.name))
+    def version(self, name: str) -> str | None:
+        try:
+            return _version((self._root / name).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def versions(self) -> dict[str, str]:
+        return {os.path.relpath(path, self._root): version for path, version in _files(self._root)}
 
     def list(self, folder: str) -> list[str]:
         try:
@@ -144,10 +150,10 @@ class Folder:
                 path.unlink(missing_ok=True)
 
 
-def _files(folder: str) -> Iterator[str]:
-    """Paths of the files at any depth, and of links to files: of what a reader finds bytes in.
+def _files(folder: str | Path) -> Iterator[tuple[str, str]]:
+    """Paths and versions of the files at any depth, and of links to files: of what has bytes.
 
-    A pipe would keep it waiting, and a link to nothing would end it.
+    A pipe would keep a reader waiting, and a link to nothing would end it.
     """
     entries: list[os.DirEntry[str]] = []
     with suppress(OSError), os.scandir(folder) as listed:  # gone meanwhile, or closed to us
@@ -157,8 +163,8 @@ def _files(folder: str) -> Iterator[str]:
             yield from _files(entry.path)
             continue
         with suppress(OSError):  # links in a circle
-            if entry.is_file():
-                yield entry.path
+            if entry.is_file() and _listed(entry.name):
+                yield entry.path, _version(entry.stat())
 
 
 def _behind(buffers: Sequence[memoryview], filled: int) -> Iterator[memoryview]:
@@ -177,6 +183,12 @@ def _stale(path: Path, before: float) -> bool:
 
 def _listed(leaf: str) -> bool:
     return not leaf.startswith(_HIDDEN)
+
+
+def _version(status: os.stat_result) -> str:
+    """Size and time of change. None of a file just written: the next write may have that time."""
+    settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
+    return f"{status.st_size}-{status.st_mtime_ns}" if settled else ""
 
 
 def _tag(data: bytes) -> str:

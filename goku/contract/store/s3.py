@@ -30,6 +30,10 @@ def _all(body: Any) -> bytes:
     return cast(bytes, body.read())
 
 
+def _version(size: int, tag: str) -> str:
+    return f"{size}-{tag}" if tag else ""
+
+
 class Bucket:
     """Objects below `s3://bucket/prefix`."""
 
@@ -50,8 +54,7 @@ class Bucket:
     def read_range(self, name: str, start: int, end: int) -> bytes:
         if start < end:
             return self._get(name, Range=f"bytes={start}-{end - 1}")[0]
-        with translated(self._place(name)):
-            client().head_object(**self._target(name))
+        self._head(name)
         return b""
 
     def read_into(self, name: str, start: int, *buffers: memoryview) -> int:
@@ -71,14 +74,19 @@ class Bucket:
 
     @contextmanager
     def reader(self, name: str) -> Iterator[BinaryIO]:
-        with translated(self._place(name)):
-            head = client().head_object(**self._target(name))
-        raw = _Reader(self, name, size=told(head, "ContentLength"), tag=told(head, "ETag"))
+        size, tag = self._head(name)
+        raw = _Reader(self, name, size=size, tag=tag)
         yield cast(BinaryIO, io.BufferedReader(raw, _READ_AHEAD_BYTES))
 
     def version_range(self, name: str, start: int, end: int, *, tag: str) -> bytes:
         """Bytes [start, end) of one version. Raises StoreUnavailable if it was replaced."""
         return self._get(name, Range=f"bytes={start}-{end - 1}", IfMatch=tag)[0]
+
+    def _head(self, name: str) -> tuple[int, str]:
+        """Bytes and ETag. Raises FileNotFoundError."""
+        with translated(self._place(name)):
+            head = client().head_object(**self._target(name))
+            return int(told(head, "ContentLength")), told(head, "ETag")
 
     def _get(
         self, name: str, read: Callable[[Any], bytes] = _all, **options: str
@@ -160,8 +168,7 @@ class Bucket:
 
     def size(self, name: str) -> int | None:
         try:
-            with translated(self._place(name)):
-                return int(told(client().head_object(**self._target(name)), "ContentLength"))
+            return self._head(name)[0]
         except FileNotFoundError:
             return None
 
@@ -173,10 +180,20 @@ class Bucket:
         sizes.pop("", None)
         return sizes
 
-    def walk(self) -> list[str]:
+    def version(self, name: str) -> str | None:
+        try:
+            return _version(*self._head(name))
+        except FileNotFoundError:
+            return None
+
+    def versions(self) -> dict[str, str]:
         root = self._folder("")
-        keys = (key.removeprefix(root) for key in self._keys(root))
-        return sorted(name for name in keys if not name.endswith("/") and name)
+        found = (entry for page in self._pages(root) for entry in page.get("Contents", ()))
+        return {
+            entry["Key"].removeprefix(root): _version(entry["Size"], entry.get("ETag", ""))
+            for entry in found
+            if not entry["Key"].endswith("/")
+        }
 
     def list(self, folder: str) -> list[str]:
         prefix, names = self._folder(folder), set[str]()

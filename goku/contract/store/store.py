@@ -138,7 +138,22 @@ class Store:
 
     def walk(self) -> list[str]:
         """Every file below this store at any depth, sorted; names as `read` takes them."""
-        return self._backend.walk()
+        return sorted(self._backend.versions())
+
+    def version(self, name: str) -> str | None:
+        """What tells these bytes of `name` from others, asked for without reading them.
+
+        Size, and S3's ETag, a cloud's generation or a folder's time of change: to be compared and
+        nothing else. None if there is no such file, "" where the store cannot tell.
+        """
+        return self._backend.version(name)
+
+    def versions(self) -> dict[str, str]:
+        """The version of every file below this store at any depth. One listing, no request a file.
+
+        The same words as `version` has, for as long as a file is not written.
+        """
+        return self._backend.versions()
 
     def list(self, folder: str = "") -> list[str]:
         """Names directly below `folder`, sorted; files and folders alike."""

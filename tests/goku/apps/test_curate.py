@@ -23,7 +23,7 @@ from goku.data.records import Clip, read_clips, read_media
 from tests.footage import settings, write_image, write_video
 
 
-def launched(tmp_path: Path, source: Path, name: str = "curate", **over: object) -> Context:
+def launched(tmp_path: Path, source: Path | str, name: str = "curate", **over: object) -> Context:
     """A run of curation, frozen, and what an app is told of it."""
     config = RunConfig.build(
         {

@@ -44,6 +44,18 @@ def test_partial_and_lock_files_are_never_listed(tmp_path: Path) -> None:
     assert store.walk() == store.list() == ["big", "pointer"]
 
 
+def test_a_folder_tells_versions_by_size_and_time_once_the_time_can_be_trusted(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path))
+    store.write("a/film", b"one")
+    assert store.versions() == {"a/film": ""}  # the next write may come within the clock's step
+    os.utime(tmp_path / "a/film", ns=(0, 1_700_000_000_123_456_789))
+    assert store.versions() == {"a/film": "3-1700000000123456789"}
+    assert store.version("a/film") == "3-1700000000123456789"
+    assert store.version("a/film/none") is None
+
+
 def test_only_what_can_be_read_is_walked(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "film.mp4").write_bytes(b"x")

@@ -9,7 +9,7 @@ import pytest
 
 from goku.contract.store import Store
 from goku.curation import pipeline
-from goku.curation.footage import Footage, media_names
+from goku.curation.footage import Footage, media
 from goku.curation.funnel import summary, table, totals
 from goku.curation.pipeline import Curator, sift
 from goku.curation.stage import Rejected, Span
@@ -34,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curated(source: Path, clips: Path, **over: object) -> list[pipeline.Report]:
     curator = Curator(str(source), str(clips), settings(**over))
-    return [curator(name) for name in media_names(Store(str(source)))]
+    return [curator(name) for name in media(Store(str(source)))]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_broken_files_fail_with_a_reason_and_the_rest_goes_on(once: Store) -> No
 def test_rows_are_conserved(source: Path, once: Store) -> None:
     commits = read_commits(once)
     sums = totals(commits)
-    assert sums[0].taken == len(media_names(Store(str(source)))) == len(commits)
+    assert sums[0].taken == len(media(Store(str(source)))) == len(commits)
     for before, after in pairwise(sums):
         assert before.passed == after.taken
     kept = len(read_clips(once))

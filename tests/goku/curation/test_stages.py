@@ -11,7 +11,7 @@ from goku.config import ConfigError
 from goku.config.curation import CurationConfig
 from goku.contract.store import Store
 from goku.curation.caption import CaptionStage, with_motion
-from goku.curation.footage import Footage, media_names, opened
+from goku.curation.footage import Footage, media, opened
 from goku.curation.motion import MotionStage
 from goku.curation.probe import ProbeStage
 from goku.curation.shots import ShotStage
@@ -172,20 +172,20 @@ def test_media_is_found_at_any_depth(tmp_path: Path) -> None:
     for name in ("b.MP4", "a/deep/c.jpg", "notes.txt", "a/._b.mp4", "b.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert media_names(Store(str(tmp_path))) == ["a/deep/c.jpg", "b.MP4"]
+    assert list(media(Store(str(tmp_path)))) == ["a/deep/c.jpg", "b.MP4"]
 
 
 @pytest.mark.parametrize("folder", ["", "absent"])
 def test_no_media_is_the_users_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "notes.txt").write_text("no film")
     with pytest.raises(ConfigError, match="holds no footage"):
-        media_names(Store(str(tmp_path / folder)))
+        media(Store(str(tmp_path / folder)))
 
 
 def test_a_name_that_records_cannot_hold_is_the_users_error(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
     with pytest.raises(ConfigError, match=r"caf.xe9\.mp4'.*not UTF-8.*Rename"):
-        media_names(Store(str(tmp_path)))
+        media(Store(str(tmp_path)))
 
 
 def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_remote_source_is_copied_while_it_is_open(tmp_path: Path) -> None:
     for store in (local, remote):
         store.write("x/a.mp4", data)
         store.write("x/a.txt", b" a\n hare ")
-    assert media_names(remote) == ["x/a.mp4"]
+    assert list(media(remote)) == ["x/a.mp4"]
     with opened(local, "x/a.mp4", settings()) as here, opened(remote, "x/a.mp4", settings()) as far:
         assert here.path == tmp_path / "x/a.mp4"
         assert far.path.read_bytes() == data
