@@ -2,9 +2,10 @@
 
 `python -m tests.gpu.waits FOLDER` writes latents of noise below a local folder, builds the trainer
 of stage 2 under FSDP2 on this one GPU, and trains it in stretches: from that folder, from the same
-behind a store that answers late, and on images alone, which are the most samples a second. The
-shares are of the rows that the run writes. A few more steps run under a profiler: for how much of a
-step the GPU has nothing to do. Nothing is saved. `--size tiny` runs on a CPU, and is not profiled.
+behind a store that answers late, and on images alone, which are the most samples a second, also
+with reads that keep the interpreter as busy as requests to S3 do. The shares are of the rows that
+the run writes. A few more steps run under a profiler: for how much of a step the GPU has nothing to
+do, and before which kernels. Nothing is saved. `--size tiny` runs on a CPU, and is not profiled.
 """
 
 import argparse
@@ -48,7 +49,8 @@ _TRACED = 4  # steps under the profiler
 _GAPS = 6  # kernels that are named for the time before them
 _AHEAD = 8  # packs, a quarter of the default: a full buffer must not hide a slow loader
 _LATENCY_SECONDS, _BYTES_PER_SECOND = 0.05, 50e6  # of one read from the slow store
-_READS, _BYTES = 2, 2  # of a sample: its latent and its caption; of a number in the cache
+_BYTES = 2  # of a number in the cache
+_REQUEST_SECONDS = 0.0012  # of a core, in Python: docs/results/2026-11-24-packs-from-s3.md
 _STACKS_SECONDS = 400
 
 
@@ -64,8 +66,18 @@ class Slow:
     def load(self, index: int, *, caption: bool) -> Sample:
         sample = self._source.load(index, caption=caption)
         nbytes = _BYTES * (sample.latent_CTHW.numel() + sample.text_LY.numel())
-        time.sleep(_READS * _LATENCY_SECONDS + nbytes / _BYTES_PER_SECOND)
+        time.sleep(_LATENCY_SECONDS + nbytes / _BYTES_PER_SECOND)
         return sample
+
+
+class Busy(Slow):
+    """A Source whose every read costs the interpreter what a request to S3 does."""
+
+    def load(self, index: int, *, caption: bool) -> Sample:
+        until = time.thread_time() + _REQUEST_SECONDS
+        while time.thread_time() < until:
+            pass
+        return self._source.load(index, caption=caption)
 
 
 class Traced:
@@ -279,11 +291,12 @@ def main() -> int:
             Stretch("joint, local folder", trainer.loader, asked.steps),
             Stretch("joint, slow store", loader(joint, Slow(source)), asked.steps - 2 * _SKIPPED),
             Stretch("images alone, local folder", loader(images, alone), asked.steps),
+            Stretch("images alone, as from S3", loader(images, Busy(alone)), asked.steps),
         ]
         train(trainer, stretches)
         tell("training is over")
         found, seconds = read(joint, stretches), trainer.clock.seconds()
-        free = {one.name: idle(trainer, one) for one in (stretches[0], stretches[-1])}
+        free = {one.name: idle(trainer, one) for one in (stretches[0], *stretches[2:])}
         tell("steps are profiled")
         trainer.close()
     report(found, seconds, asked)
