@@ -147,7 +147,7 @@ def read_clips(store: Store, keep: Keep = lambda _id, _kind: True) -> list[Clip]
     may be a hundred million. Raises FileNotFoundError if committed records are gone, ConfigError
     if some are damaged.
     """
-    commits = read_commits(store)
+    commits = read_commits(store, _bare)
     tables = at_once(lambda commit: _table(store, commit), commits)
     parts = (_kept(store, *found, keep) for found in zip(commits, tables, strict=True))
     return sorted(chain.from_iterable(parts), key=lambda clip: clip.id)
@@ -178,17 +178,24 @@ def all_commits(store: Store) -> Iterator[Commit]:
     return filter(None, at_once(lambda key: find_commit(store, key), keys))
 
 
-def read_commits(store: Store) -> list[Commit]:
-    """The commits that count, sorted by source. Raises ConfigError if one is damaged.
+def read_commits(
+    store: Store, keep: Callable[[Commit], Commit] = lambda commit: commit
+) -> list[Commit]:
+    """What to `keep` of the commits that count, sorted by source.
 
     A source that changed has several: the newest counts. Copies of one content under several
-    names count once, under the first name.
+    names count once, under the first name. Raises ConfigError if a commit is damaged.
     """
-    found = sorted(all_commits(store), key=lambda c: c.committed_at)
+    found = sorted(map(keep, all_commits(store)), key=lambda c: c.committed_at)
     newest = {commit.source: commit for commit in found}
     by_name = sorted(newest.values(), key=lambda c: c.source, reverse=True)
     unique = {commit.source_sha256: commit for commit in by_name}
     return sorted(unique.values(), key=lambda c: c.source)
+
+
+def _bare(commit: Commit) -> Commit:
+    """Without the account of what became of spans, which is 20 KB, and there may be a million."""
+    return commit.model_copy(update={"tallies": (), "rejects": (), "shards": {}})
 
 
 def _table(store: Store, commit: Commit) -> pa.Table:

@@ -1,6 +1,7 @@
 """Records come back as written, and only committed ones count."""
 
 import re
+import weakref
 from pathlib import Path
 
 import pyarrow as pa
@@ -96,6 +97,23 @@ def test_copies_count_once_under_the_first_name(tmp_path: Path) -> None:
     for name in ("b.mp4", "a.mp4", "c.mp4"):
         add_commit(store, commit(name[0], name, sha="same"))
     assert [found.source for found in read_commits(store)] == ["a.mp4"]
+
+
+def test_commits_are_trimmed_as_they_are_read(tmp_path: Path) -> None:
+    """A million of them, 20 KB each, are not held at once."""
+    store, held = Store(str(tmp_path)), set[int]()
+    for number in range(200):
+        add_commit(store, commit(f"{number:03d}", f"{number:03d}.mp4", sha=str(number)))
+
+    def trim(whole: Commit) -> Commit:
+        weakref.finalize(whole, held.discard, id(whole))
+        held.add(id(whole))
+        assert len(held) < 100
+        return whole.model_copy(update={"tallies": ()})
+
+    assert [found.source for found in read_commits(store, trim)] == [
+        f"{number:03d}.mp4" for number in range(200)
+    ]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
