@@ -7,6 +7,7 @@ and no source that the store says is as it was.
 
 import os
 from collections.abc import Mapping
+from itertools import count
 
 from goku.apps.entry import Context, launch
 from goku.contract.exits import Cause
@@ -15,9 +16,11 @@ from goku.contract.rundir import CLIPS
 from goku.contract.store import Store
 from goku.curation.executors import Reports, executor
 from goku.curation.footage import media
-from goku.curation.funnel import summary
+from goku.curation.funnel import lean, summary
 from goku.curation.pipeline import Curator, Report
-from goku.data.records import Versions, read_commits
+from goku.data.records import Commit, Versions, read_commits
+
+_COMMITS_A_BEAT = 1000
 
 
 def curate(context: Context) -> Cause:
@@ -36,8 +39,21 @@ def curate(context: Context) -> Cause:
         if context.pod.stop_requested():
             reports.close()
             return Cause.YIELDED
-    print(summary(read_commits(store), sources=len(found)), flush=True)
+    print(summary(_commits(context, store, done), sources=len(found)), flush=True)
     return Cause.DONE
+
+
+def _commits(context: Context, store: Store, done: int) -> list[Commit]:
+    """What the funnel needs of those that count, with heartbeats: of a million they take S3 13
+    minutes, longer than a process may be silent."""
+    read = count(1)
+
+    def keep(commit: Commit) -> Commit:
+        if not next(read) % _COMMITS_A_BEAT:
+            _beat(context, done)
+        return lean(commit)
+
+    return read_commits(store, keep)
 
 
 def _reports(curator: Curator, found: Mapping[str, Versions | None]) -> Reports[Report]:

@@ -6,10 +6,23 @@ cannot be made, because a tally that does not add up cannot.
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
-from goku.data.records import Commit, Tally
+from goku.data.records import Commit, Reject, Tally
 
 _ROW = "{:<9}{:>7}{:>7}{:>7}{:>10}{:>8}  {}"
+
+
+def lean(commit: Commit) -> Commit:
+    """All that a funnel needs of a commit: its rejects by stage and reason, of which there are few
+    that differ."""
+    rejects = tuple(_reject(reject.stage, reject.reason) for reject in commit.rejects)
+    return commit.model_copy(update={"rejects": rejects, "shards": {}})
+
+
+@cache
+def _reject(stage: str, reason: str) -> Reject:
+    return Reject(stage=stage, reason=reason, detail="", start_seconds=0, end_seconds=0)
 
 
 def totals(commits: Sequence[Commit]) -> list[Tally]:

@@ -42,7 +42,7 @@ def fill(
     both = done.both
     missing = [clip for clip in share.clips if not both.has(clip.id)]
     watch.started(len(done))
-    _say(f"{len(missing)} of {len(share.clips)} clips to encode")
+    _say(f"{len(missing)} of {len(share.whole)} clips to encode")
     for clip, pixels in _decoded(encoder, missing, depth):
         if watch.stop_requested():
             _flush(writer, done, watch)

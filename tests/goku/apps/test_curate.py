@@ -16,7 +16,7 @@ from goku.apps.entry import Context
 from goku.config import ConfigError, RunConfig
 from goku.contract import env
 from goku.contract.exits import Cause
-from goku.contract.pod import PodDir
+from goku.contract.pod import PodDir, Progress
 from goku.contract.rundir import RunDir
 from goku.contract.store import Store
 from goku.data.records import Clip, read_clips, read_media
@@ -72,6 +72,26 @@ def test_a_line_per_source_and_the_funnel(
     assert (progress.section, progress.step, progress.durable_step) == ("step", 2, 2)
     app.curate(context)
     assert "1/2  a.png: 1 kept (done before)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("inline")
+def test_heartbeats_go_on_while_a_million_commits_are_read_for_the_funnel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write_image(tmp_path / "footage" / name, seed=ord(name[0]))
+    context = launched(tmp_path, tmp_path / "footage")
+    done: list[int | None] = []
+    whole = PodDir.beat
+
+    def beat(self: PodDir, progress: Progress) -> None:
+        done.append(progress.step)
+        whole(self, progress)
+
+    monkeypatch.setattr(PodDir, "beat", beat)
+    monkeypatch.setattr(app, "_COMMITS_A_BEAT", 1)
+    assert app.curate(context) is Cause.DONE
+    assert done[-4:] == [3] * 4  # the last source's, and one for each commit
 
 
 @pytest.mark.usefixtures("inline")
