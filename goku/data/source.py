@@ -103,7 +103,6 @@ class _Places:
     def __init__(self) -> None:
         self._shards: list[str] = []
         self._shard_N, self._start_N, self._crc32_N = array("i"), array("q"), array("I")
-        self._chosen_N: Indices = np.array([], np.intp)
 
     def add(self, shard: str, clips: Sequence[CachedClip]) -> None:
         """The clips of one more shard."""
@@ -114,11 +113,17 @@ class _Places:
 
     def choose(self, index_N: Indices) -> None:
         """Keep these of all that were added, in this order."""
-        self._chosen_N = index_N
+        self._shard_N = _chosen(self._shard_N, index_N)
+        self._start_N = _chosen(self._start_N, index_N)
+        self._crc32_N = _chosen(self._crc32_N, index_N)
 
     def __getitem__(self, index: int) -> Span:
-        at = int(self._chosen_N[index])
-        return Span(self._shards[self._shard_N[at]], self._start_N[at], self._crc32_N[at])
+        shard = self._shards[self._shard_N[index]]
+        return Span(shard, self._start_N[index], self._crc32_N[index])
+
+
+def _chosen(column: "array[int]", index_N: Indices) -> "array[int]":
+    return array(column.typecode, np.frombuffer(column, column.typecode)[index_N].tobytes())
 
 
 def _placed(cached: LatentCache) -> tuple[Catalog, _Places]:
