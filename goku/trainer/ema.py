@@ -17,13 +17,16 @@ class Ema:
 
     def __init__(self, fragments: Sequence[Fragment], *, decay: float) -> None:
         self._decay = decay
-        self._masters = [fragment.master for fragment in fragments]
+        masters = [fragment.master.detach() for fragment in fragments]
         # One flat tensor, so that a snapshot copies it at once.
-        masters = [master.detach() for master in self._masters]
-        parts = torch.split(torch.cat(masters), list(map(len, masters))) if masters else ()
+        average = torch.cat(masters) if masters else torch.empty(0)
+        parts = torch.split(average, list(map(len, masters)))
         self.values: dict[str, Tensor] = {
             fragment.name: part for fragment, part in zip(fragments, parts, strict=True)
         }
+        # hundreds of fragments are a few stretches of memory, and the GPU waits for the host here
+        self._masters = _joined(masters)
+        self._averages = list(torch.split(average, list(map(len, self._masters))))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -33,4 +36,21 @@ class Ema:
         average is not stuck at its initial weights.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), self._masters, 1 - decay)
+        if self._masters:
+            torch._foreach_lerp_(self._averages, self._masters, 1 - decay)
+
+
+def _joined(parts: Sequence[Tensor]) -> list[Tensor]:
+    """1-D views, those that lie one behind the other in memory as one."""
+    joined: list[Tensor] = []
+    for part in parts:
+        if joined and _follows(part, joined[-1]):
+            joined[-1] = joined[-1].as_strided((len(joined[-1]) + len(part),), (1,))
+        else:
+            joined.append(part)
+    return joined
+
+
+def _follows(part: Tensor, last: Tensor) -> bool:
+    same = part.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+    return same and part.storage_offset() == last.storage_offset() + len(last)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -83,7 +84,7 @@ def advance(trainer: Trainer, until: int) -> bool:
 
     Saves are the periodic ones alone. Raises Fenced.
     """
-    position, config = trainer.position, trainer.config
+    position, config, untold = trainer.position, trainer.config, _Untold()
     steps = iter(trainer.loader.steps(position.samples_seen))
     settled = position.step + _SETTLED_STEPS
     updates, nonfinite = trainer.engine.optimizer_steps, 0
@@ -91,6 +92,7 @@ def advance(trainer: Trainer, until: int) -> bool:
         trainer.clock.enter(_step_class(trainer))
         trainer.saving.begin_step()
         if trainer.mesh.any(trainer.health.stop_requested()):
+            untold.tell()
             return False
         trainer.health.section("step")
         asked = time.perf_counter()
@@ -98,6 +100,7 @@ def advance(trainer: Trainer, until: int) -> bool:
             batch = next(steps)
         started = time.perf_counter()
         sums = _forward_backward(trainer, batch)
+        untold.tell()
         if sums is None:
             return False
         rate = learning_rate(config, position.step)
@@ -110,10 +113,8 @@ def advance(trainer: Trainer, until: int) -> bool:
         position.step += 1
         position.samples_seen = batch.samples_seen
         trainer.health.finished(position.step)
-        loss, flops = sums()
         row = {
             "step": float(position.step),
-            "loss": loss / batch.samples,
             "grad_norm": norm,
             "learning_rate": rate,
             "data_wait_seconds": started - asked,
@@ -123,12 +124,35 @@ def advance(trainer: Trainer, until: int) -> bool:
             "imbalance": batch.imbalance,
             "sequence_degree": batch.degree,
         }
-        _tell(trainer, batch, row, flops)
+        untold.put(partial(_tell, trainer, batch, row, sums))
+        if nonfinite or _validates(trainer) or position.step == until:
+            untold.tell()
         _check_finite(trainer, nonfinite)
         if position.step == settled:
             _settle()
         _periodic(trainer)
     return True
+
+
+class _Untold:
+    """A step that is done and that nobody was told of.
+
+    Its sums over all ranks, its metrics and its line wait until the accelerator has the next step
+    to compute: before that it would have nothing to do meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._tell: Callable[[], None] | None = None
+
+    def put(self, tell: Callable[[], None]) -> None:
+        """What is to be done. Collective."""
+        self._tell = tell
+
+    def tell(self) -> None:
+        """Do it, unless it was done."""
+        tell, self._tell = self._tell, None
+        if tell:
+            tell()
 
 
 def _settle() -> None:
@@ -148,7 +172,7 @@ def _forward_backward(
     all ranks. None to stop instead.
 
     Packs are let go of one by one, while the accelerator still computes them. Reading is
-    collective, and for the end of the step: the accelerator has the update to do by then.
+    collective, and for later: it waits for the last of them.
     """
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
     flops = trainer.flops(batch) / mesh.sequence
@@ -179,17 +203,23 @@ def _step_class(trainer: Trainer) -> TimeClass:
     return TimeClass.ROLLBACK if again else TimeClass.PRODUCTIVE
 
 
-def _tell(trainer: Trainer, batch: StepBatch, row: dict[str, float], flops: float) -> None:
-    report = trainer.report
+def _tell(
+    trainer: Trainer,
+    batch: StepBatch,
+    row: dict[str, float],
+    sums: Callable[[], tuple[float, float]],
+) -> None:
+    loss, flops = sums()
+    report, step = trainer.report, int(row["step"])
     if report is None:
         return
-    tokens = batch.tokens
-    report.stepped(row, tokens=tokens, samples=batch.samples, flops=flops)
-    report.set(metrics.HIGHEST_STEP, max(trainer.position.step, trainer.highest_step))
+    row["loss"] = loss / batch.samples
+    report.stepped(row, tokens=batch.tokens, samples=batch.samples, flops=flops)
+    report.set(metrics.HIGHEST_STEP, max(step, trainer.highest_step))
     if not math.isfinite(row["grad_norm"]):
         report.add(metrics.NONFINITE)
-    if trainer.position.step % trainer.config.log_interval_steps == 0:
-        report.line(tokens_per_second=tokens / row["step_seconds"])
+    if step % trainer.config.log_interval_steps == 0:
+        report.line(tokens_per_second=batch.tokens / row["step_seconds"])
     report.flush()
 
 
@@ -202,11 +232,15 @@ def _check_finite(trainer: Trainer, nonfinite: int) -> None:
         )
 
 
+def _validates(trainer: Trainer) -> bool:
+    due = trainer.position.step % trainer.config.validation_interval_steps == 0
+    return bool(trainer.validation) and due
+
+
 def _periodic(trainer: Trainer) -> None:
-    position, config = trainer.position, trainer.config
-    if trainer.validation and position.step % config.validation_interval_steps == 0:
+    if _validates(trainer):
         _validate(trainer)
-    if position.step < config.steps:
+    if trainer.position.step < trainer.config.steps:
         trainer.saving.periodic()
 
 

@@ -1,5 +1,6 @@
 """The average follows its formula, fragment by fragment."""
 
+import pytest
 import torch
 
 from goku.parallel.engine import Fragment
@@ -26,6 +27,27 @@ def test_follows_the_formula_in_float64() -> None:
         ]
     for value, e in zip(ema.values.values(), expected, strict=True):
         torch.testing.assert_close(value.double(), e, rtol=1e-6, atol=1e-6)
+
+
+def test_neighbours_in_memory_are_averaged_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU waits for the host there: an engine's fragments are parts of a few flat tensors."""
+    flat, other = torch.randn(20), torch.randn(4)
+    parts = [flat[2:5], flat[5:11], other, flat[12:15], flat[15:20]]
+    before = [part.clone() for part in parts]
+    ema = Ema([fragment(str(n), part) for n, part in enumerate(parts)], decay=0.5)
+    for part in parts:
+        part.add_(1.0)
+    lerp, together = torch._foreach_lerp_, list[list[int]]()
+
+    def spy(averages: list[torch.Tensor], *rest: object) -> None:
+        together.append(list(map(len, averages)))
+        lerp(averages, *rest)
+
+    monkeypatch.setattr(torch, "_foreach_lerp_", spy)
+    ema.update(1)
+    assert together == [[9, 4, 8]]
+    for value, old in zip(ema.values.values(), before, strict=True):
+        torch.testing.assert_close(value, old + 1 - 2 / 11)
 
 
 def test_does_not_alias_the_masters() -> None:

@@ -3,7 +3,7 @@
 import gc
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,36 @@ def collected(store: Path) -> list[int]:
     return found
 
 
+def noted(method: Callable[..., Any], seen: list[str]) -> Callable[..., Any]:
+    """The method, which adds its name to `seen`."""
+
+    def called(*values: Any, **named: Any) -> Any:
+        seen.append(method.__name__)
+        return method(*values, **named)
+
+    return called
+
+
+def order(store: Path) -> list[str]:
+    """What three steps of a pack each do, one after the other; the second ends with validation."""
+    settings = ("data.packs_per_step=1", "training.validation_samples=2")
+    config = world.configure(
+        store, "order", ALONE, *settings, "training.validation_interval_steps=2"
+    )
+    trainer, seen = world.trainer_of(config, store / "pod"), list[str]()
+    assert trainer.report is not None
+    parts: tuple[tuple[Any, str], ...] = (
+        (trainer.engine, "backward"),
+        (trainer.engine, "step"),
+        (trainer.report, "stepped"),
+        (trainer.validation, "losses"),
+    )
+    for part, name in parts:
+        setattr(part, name, noted(getattr(part, name), seen))
+    assert advance(trainer, 3)
+    return seen
+
+
 class Watched(Loader):
     """A loader that knows which of its packs are still held."""
 
@@ -134,3 +164,12 @@ def test_garbage_is_not_looked_for_among_what_stays(tmp_path: Path) -> None:
     ((before, settled),) = run_ranks(collected, 1, tmp_path)
     assert before > 100_000
     assert settled < 10_000
+
+
+def test_a_step_is_told_of_while_the_next_one_computes(tmp_path: Path) -> None:
+    """Unless nothing follows at once: validation, or the end."""
+    world.encode(tmp_path)
+    (seen,) = run_ranks(order, 1, tmp_path)
+    assert " ".join(seen) == (
+        "backward step backward stepped step stepped losses backward step stepped"
+    )
