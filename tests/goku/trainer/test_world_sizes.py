@@ -51,10 +51,16 @@ def attempt(
         def stepped(row: Any, **values: Any) -> None:
             rows.append(dict(row) | values)
             original(row, **values)
-            if len(rows) == steps:
-                os.kill(os.getpid(), signal.SIGTERM)
 
         trainer.report.stepped = stepped  # type: ignore[method-assign]
+    finished, first = trainer.health.finished, trainer.position.step
+
+    def stop(step: int) -> None:
+        finished(step)
+        if steps and step == first + steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.health.finished = stop  # type: ignore[method-assign]
     return train(trainer), rows
 
 
