@@ -42,6 +42,7 @@ SETTINGS = (
     f"parallel.nodes={NODES}",
     "parallel.processes_per_node=1",
     "health.start_budget_seconds=250",
+    "checkpoint.interval_steps=1000",  # what a killed node loses depends on no save in between
 )
 
 

@@ -37,7 +37,8 @@ class DataConfig(Section):
     # bytes, a cached caption of 256 tokens 1 MB, one encoded online 2 MB. So 64 images of 256x256,
     # 16,384 tokens, have 71 MB, and 32 such packs 2.3 GB on each rank. A joint pack of 36,864
     # tokens has 12 MB with 2 clips of 97 frames and 2 images of 288x512, and 77 MB with 64 images.
-    # For a GPU they are page-locked, each tensor in the next power of two: up to twice as much.
+    # Threads read them into page-locked memory for a GPU, each tensor in the next power of two: up
+    # to twice as much. A process (parallel.readers) does so for a step ahead alone.
     prefetch_packs: int = Field(32, gt=0)
 
     @property

@@ -45,6 +45,10 @@ class ParallelConfig(Section):
     # as `mlp` and keeps the rest in the host's memory; auto takes the cheapest that fits
     recompute: Literal["auto", "none", "products", "mlp", "attention", "offload", "full"] = "auto"
     recompute_every: int = Field(1, gt=0)  # only every n-th block; auto chooses its own
+    # who reads packs ahead: threads, which share the interpreter with training while its GPU waits,
+    # or a process beside each rank, which takes 0.4 GB more; auto: a process where a GPU trains on
+    # cached latents
+    readers: Literal["auto", "threads", "process"] = "auto"
 
     @property
     def world_size(self) -> int:

@@ -80,6 +80,7 @@ class RunConfig(Section):
             self._check_batch()
             self._check_heads()
             self._check_best()
+            self._check_readers()
         if self.job is not Job.CURATE and (self.job is not Job.TRAIN or self.data.latents is None):
             self._check_encoders()
         if self.job is Job.CURATE and self.data.source is None:
@@ -145,6 +146,14 @@ class RunConfig(Section):
                 f"checkpoint.keep_best={self.checkpoint.keep_best}",
                 "without validation no checkpoint is better than another",
                 "Set training.validation_samples above 0, or checkpoint.keep_best=0.",
+            )
+
+    def _check_readers(self) -> None:
+        if self.parallel.readers == "process" and self.data.latents is None:
+            raise ConfigError(
+                "parallel.readers=process",
+                "with data.latents=none samples are encoded by the models of the rank itself",
+                "Set parallel.readers=threads, or encode the clips first.",
             )
 
     @property

@@ -12,7 +12,7 @@ from functools import cache
 from heapq import nsmallest
 from itertools import islice, tee
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -91,6 +91,14 @@ class StepBatch(NamedTuple):
     degree: float = 1.0  # ranks that cut up each sample, the mean over the step's packs
 
 
+class Feed(Protocol):
+    """What training reads its steps from."""
+
+    def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
+        """Endless steps, beginning after `samples_seen` samples. What loading raises, it raises."""
+        ...
+
+
 class _Plan(NamedTuple):
     """A step before anything of it is loaded: the same on every rank."""
 
@@ -152,7 +160,7 @@ class Loader:
         )
 
     def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
-        """Endless steps, beginning after `samples_seen` samples. What loading raises, it raises."""
+        """Feed.steps."""
         with closing(beside(self._plans(samples_seen))) as planned:
             plans, sent = tee(planned)
             mine = (pack for plan in sent for pack in self._own(plan))

@@ -1,6 +1,7 @@
 """Work done ahead in threads, in order and bounded. Decoding and reading release the interpreter.
 
-Threads and no processes: they see no signals, need no pickling, and die with the rank.
+Threads see no signals, need no pickling, and die with the rank. What computes in Python beside a
+GPU's thread belongs into a process of its own: goku.data.apart.
 """
 
 from collections import deque

@@ -4,10 +4,10 @@ A source knows the shape of every sample beforehand, so that packing never waits
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import repeat
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -59,7 +59,15 @@ class CachedSource:
         _check_width(uri, "text_width", meta.text_width, text_width)
         self.entries, self._places = _placed(cached)
         self._store, self._meta, self._empty_LY = cached.store, meta, cached.empty()
-        self._shard = lru_cache(_HEADERS)(lambda name: Shard(cached.store, name))
+        self._shard = _opened(cached.store)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the open shards, for another process."""
+        return {name: value for name, value in vars(self).items() if name != "_shard"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._shard = _opened(self._store)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -95,6 +103,11 @@ class OnlineSource:
 
     def load(self, index: int, *, caption: bool) -> Sample:
         return self._encoder.sample(self._clips[index], caption=caption)
+
+
+def _opened(store: Store) -> Callable[[str], Shard]:
+    """Shards by name; the last ones stay open."""
+    return lru_cache(_HEADERS)(partial(Shard, store))
 
 
 class _Places:

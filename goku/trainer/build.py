@@ -5,7 +5,6 @@ is restored into it, the average after the engine whose fragments it follows.
 """
 
 import os
-from functools import cache
 
 import torch
 
@@ -16,29 +15,25 @@ from goku.contract import env
 from goku.contract.attempts import Ledger
 from goku.contract.metrics import TimeClass
 from goku.contract.retention import Retention
-from goku.contract.rundir import CLIPS, LATENTS, NodeDir, RunDir, locate
-from goku.data.balance import Cost, Table
-from goku.data.degrees import Sharing
-from goku.data.loader import Loader, StepBatch
-from goku.data.source import CachedSource, OnlineSource, Source
+from goku.contract.rundir import NodeDir, RunDir
+from goku.data.loader import StepBatch
 from goku.flow.timesteps import Timesteps
 from goku.model import init
-from goku.model.flops import forward_flops, step_flops
+from goku.model.flops import step_flops
 from goku.parallel.apply import parallelize
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
 from goku.parallel.tune import Typical
-from goku.text.encoder import TextEncoder
 from goku.trainer import restart, samples
 from goku.trainer.clock import Clock
 from goku.trainer.ema import Ema
 from goku.trainer.evaluate import Validation
+from goku.trainer.feed import feed_of, loader_of, source_of
 from goku.trainer.health import Health
 from goku.trainer.loop import Trainer
 from goku.trainer.objective import Objective
 from goku.trainer.report import Report
 from goku.trainer.saving import Saving
-from goku.vae.autoencoder import Autoencoder
 
 
 def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health: Health) -> Trainer:
@@ -48,11 +43,15 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
     """
     mesh = connect(config.parallel)
     node = _node_dir(run, config, mesh, attempt)
-    source = _source(config, mesh)
+    source = source_of(config, mesh)
     seen = samples.require_same(source.entries, config, mesh)
-    loader = _loader(source, config, mesh)
+    pinned = mesh.device.type == "cuda"
+    loader = loader_of(
+        source, config, data_rank=mesh.data_rank, data_ranks=mesh.data, pinned=pinned
+    )
     objective = Objective(Timesteps(config.flow), config.training.seed, mesh)
-    validation = Validation(list(loader.validation()), objective, mesh)
+    validation = Validation(loader.validation(), objective, mesh)
+    feed = feed_of(loader, source, config, mesh)
     engine = _engine(config, mesh)
     ema = Ema(engine.fragments(), decay=config.training.ema_decay)
     report = _report(run, config, clock, attempt) if mesh.rank == 0 else None
@@ -83,7 +82,7 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
         mesh=mesh,
         engine=engine,
         ema=ema,
-        loader=loader,
+        feed=feed,
         objective=objective,
         validation=validation,
         health=health,
@@ -92,60 +91,6 @@ def build(run: RunDir, config: RunConfig, *, attempt: int, clock: Clock, health:
         saving=saving,
         flops=lambda batch: _flops(config, batch),
         highest_step=max((a.last_step or 0 for a in Ledger(run).all()), default=0),
-    )
-
-
-def _loader(source: Source, config: RunConfig, mesh: Mesh) -> Loader:
-    return Loader(
-        source,
-        config.data,
-        patch=config.model.patch_size,
-        data_rank=mesh.data_rank,
-        data_ranks=mesh.data,
-        holdout=config.training.validation_samples,
-        image_conditioned=config.model.image_conditioned,
-        cost=cost_of(config),
-        sharing=sharing_of(config),
-        pinned=mesh.device.type == "cuda",
-    )
-
-
-def sharing_of(config: RunConfig) -> Sharing:
-    """What a sequence group does with a pack: by measured time where there is some, else by FLOPs.
-
-    Never by tokens: runs that finish together are more than runs of as many tokens.
-    """
-    measured = cost_of(config) if config.data.balance == "measured" else None
-    cost = cache(measured or _flops_of_sample(config))
-    return Sharing.of(config.parallel, config.data.pack_tokens, cost)
-
-
-def cost_of(config: RunConfig) -> Cost | None:
-    """What a sample of so many tokens costs, as data.balance wants it counted."""
-    if config.data.costs is not None:
-        return Table.read(config.data.costs)
-    counted: dict[str, Cost] = {"tokens": float, "flops": _flops_of_sample(config)}
-    return counted.get(config.data.balance)
-
-
-def _flops_of_sample(config: RunConfig) -> Cost:
-    text = [config.text.max_tokens]
-    return lambda tokens: float(forward_flops(config.model, [tokens], text))
-
-
-def _source(config: RunConfig, mesh: Mesh) -> Source:
-    data, model = config.data, config.model
-    if data.latents is not None:
-        return CachedSource(
-            f"{locate(config.store, data.latents)}/{LATENTS}",
-            latent_channels=model.latent_channels,
-            text_width=model.text_width,
-        )
-    return OnlineSource(
-        f"{locate(config.store, data.clips)}/{CLIPS}",
-        vae=Autoencoder.load(config.vae, latent_channels=model.latent_channels, device=mesh.device),
-        text=TextEncoder.load(config.text, width=model.text_width, device=mesh.device),
-        config=data,
     )
 
 

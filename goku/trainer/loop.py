@@ -19,7 +19,7 @@ from goku.config.training import TrainingConfig
 from goku.contract import metrics
 from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
-from goku.data.loader import Loader, StepBatch
+from goku.data.loader import Feed, StepBatch
 from goku.nn.spans import fetch
 from goku.parallel.compile import graphs
 from goku.parallel.engine import Engine
@@ -47,7 +47,7 @@ class Trainer:
     mesh: Mesh
     engine: Engine
     ema: Ema
-    loader: Loader
+    feed: Feed
     objective: Objective
     validation: Validation
     health: Health
@@ -85,7 +85,7 @@ def advance(trainer: Trainer, until: int) -> bool:
     Saves are the periodic ones alone. Raises Fenced.
     """
     position, config, untold = trainer.position, trainer.config, _Untold()
-    steps = iter(trainer.loader.steps(position.samples_seen))
+    steps = iter(trainer.feed.steps(position.samples_seen))
     settled = position.step + _SETTLED_STEPS
     updates, nonfinite = trainer.engine.optimizer_steps, 0
     while position.step < until:

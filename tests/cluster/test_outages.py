@@ -11,13 +11,14 @@ from tests.cluster.tenant import Tenant
 
 # Two minutes of refusals; of silence one, since every request then waits for its time limit.
 OUTAGE_SECONDS = {"refusing": 120, "silent": 60}
+READERS = {"refusing": "threads", "silent": "process"}
 
 
 @pytest.mark.parametrize("how", OUTAGE_SECONDS)
 def test_training_goes_on_while_the_store_is_away(tenant: Tenant, how: str) -> None:
     name = f"cut-off-{how}"
     ahead = ("data.prefetch_packs=100", "data.packs_per_step=2")
-    tenant.launch(name, *ahead, steps=100_000, interval=20)
+    tenant.launch(name, *ahead, f"parallel.readers={READERS[how]}", steps=100_000, interval=20)
     tenant.reach(name, 30)
     tenant.slow_down(name)
     uids = {pod["metadata"]["uid"] for pod in tenant.pods(name)}

@@ -31,7 +31,8 @@ from goku.data.balance import Cost, Table, imbalance
 from goku.data.loader import Loader
 from goku.data.source import Source
 from goku.nn.layout import Layout
-from goku.trainer.build import cost_of, typical_of
+from goku.trainer.build import typical_of
+from goku.trainer.feed import cost_of
 from tests.gpu import made
 
 BALANCES = ("tokens", "flops", "measured")

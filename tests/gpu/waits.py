@@ -3,9 +3,10 @@
 `python -m tests.gpu.waits FOLDER` writes latents of noise below a local folder, builds the trainer
 of stage 2 under FSDP2 on this one GPU, and trains it in stretches: from that folder, from the same
 behind a store that answers late, and on images alone, which are the most samples a second, also
-with reads that keep the interpreter as busy as requests to S3 do. The shares are of the rows that
-the run writes. A few more steps run under a profiler: for how much of a step the GPU has nothing to
-do, and before which kernels. Nothing is saved. `--size tiny` runs on a CPU, and is not profiled.
+with reads that keep the interpreter as busy as requests to S3 do: read by threads of the rank, and
+by a process of their own. The shares are of the rows that the run writes. A few more steps run
+under a profiler: for how much of a step the GPU has nothing to do, and before which kernels.
+Nothing is saved. `--size tiny` runs on a CPU, and is not profiled.
 """
 
 import argparse
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,15 +32,16 @@ from goku.config import RunConfig, presets
 from goku.config.overrides import parse
 from goku.contract.pod import PodDir
 from goku.contract.rundir import LATENTS, METRICS, RunDir, locate
-from goku.data.encoding import Sample
-from goku.data.loader import Loader, StepBatch
+from goku.data.loader import Feed, StepBatch
 from goku.data.source import CachedSource, Source
-from goku.parallel.mesh import assume_one_process
-from goku.trainer.build import build, cost_of
+from goku.parallel.mesh import Mesh, assume_one_process
+from goku.trainer.build import build
 from goku.trainer.clock import Clock
+from goku.trainer.feed import feed_of, loader_of
 from goku.trainer.health import Health
 from goku.trainer.loop import Trainer, advance
 from tests.gpu import made
+from tests.gpu.late import BYTES_PER_SECOND, LATENCY_SECONDS, Busy, Slow
 
 TARGET = 0.01
 _SKIPPED = 5  # steps of each stretch: its first packs, and what is compiled for them
@@ -48,56 +51,27 @@ _IMAGE_SAMPLES = 2_200
 _TRACED = 4  # steps under the profiler
 _GAPS = 6  # kernels that are named for the time before them
 _AHEAD = 8  # packs, a quarter of the default: a full buffer must not hide a slow loader
-_LATENCY_SECONDS, _BYTES_PER_SECOND = 0.05, 50e6  # of one read from the slow store
-_BYTES = 2  # of a number in the cache
-_REQUEST_SECONDS = 0.0012  # of a core, in Python: docs/results/2026-11-24-packs-from-s3.md
 _STACKS_SECONDS = 400
 
 
-class Slow:
-    """A Source whose every read answers late and trickles."""
-
-    def __init__(self, source: Source) -> None:
-        self._source, self.entries = source, source.entries
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def load(self, index: int, *, caption: bool) -> Sample:
-        sample = self._source.load(index, caption=caption)
-        nbytes = _BYTES * (sample.latent_CTHW.numel() + sample.text_LY.numel())
-        time.sleep(_LATENCY_SECONDS + nbytes / _BYTES_PER_SECOND)
-        return sample
-
-
-class Busy(Slow):
-    """A Source whose every read costs the interpreter what a request to S3 does."""
-
-    def load(self, index: int, *, caption: bool) -> Sample:
-        until = time.thread_time() + _REQUEST_SECONDS
-        while time.thread_time() < until:
-            pass
-        return self._source.load(index, caption=caption)
-
-
 class Traced:
-    """A loader that starts a profiler when its first packs are behind."""
+    """A feed that starts a profiler when its first packs are behind."""
 
-    def __init__(self, loader: Loader, profiler: Any) -> None:
-        self._loader, self._profiler = loader, profiler
+    def __init__(self, feed: Feed, profiler: Any) -> None:
+        self._feed, self._profiler = feed, profiler
 
-    def steps(self, samples_seen: int) -> Iterator[StepBatch]:
-        for number, batch in enumerate(self._loader.steps(samples_seen)):
+    def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
+        for number, batch in enumerate(self._feed.steps(samples_seen)):
             if number == _SKIPPED:
                 self._profiler.start()
             yield batch
 
 
 class Stretch(NamedTuple):
-    """So many steps on what one loader gives."""
+    """So many steps on what one feed gives, which `read` makes."""
 
     name: str
-    loader: Loader
+    read: Callable[[], Feed]
     steps: int
 
 
@@ -153,6 +127,7 @@ def configured(preset: str, store: str, asked: argparse.Namespace) -> RunConfig:
         f"parallel.attention={asked.attention}",
         f"data.packs_per_step={asked.packs}",
         f"data.prefetch_packs={_AHEAD}",
+        "parallel.readers=threads",
         "training.init_from=none",
         "training.validation_samples=0",
         "training.log_interval_steps=5",
@@ -187,14 +162,17 @@ def built(config: RunConfig) -> Trainer:
     return build(run, config, attempt=0, clock=clock, health=health)
 
 
-def loader(config: RunConfig, source: Source) -> Loader:
-    return Loader(
-        source,
-        config.data,
-        patch=config.model.patch_size,
-        cost=cost_of(config),
-        pinned=torch.cuda.is_available(),
-    )
+def readers(readers: str, source: Source, config: RunConfig, mesh: Mesh) -> Callable[[], Feed]:
+    """What begins to read a source for a run so."""
+    parallel = config.parallel.model_copy(update={"readers": readers})
+    config = config.model_copy(update={"parallel": parallel})
+
+    def read() -> Feed:
+        pinned = mesh.device.type == "cuda"
+        loader = loader_of(source, config, data_rank=0, data_ranks=1, pinned=pinned)
+        return feed_of(loader, source, config, mesh)
+
+    return read
 
 
 def cached(config: RunConfig, uri: str) -> Source:
@@ -206,7 +184,7 @@ def train(trainer: Trainer, stretches: Sequence[Stretch]) -> None:
     """One stretch after another, each from the step that the one before has left."""
     for stretch in stretches:
         until = trainer.position.step + stretch.steps
-        assert advance(replace(trainer, loader=stretch.loader), until), "nobody asks for a stop"
+        assert advance(replace(trainer, feed=stretch.read()), until), "nobody asks for a stop"
     assert trainer.report is not None
     trainer.report.flush(force=True)
 
@@ -257,9 +235,9 @@ def idle(trainer: Trainer, stretch: Stretch) -> Idle | None:
     if not torch.cuda.is_available():
         return None
     profiler: Any = profile(activities=[ProfilerActivity.CUDA])
-    traced: Any = Traced(stretch.loader, profiler)
+    traced = Traced(stretch.read(), profiler)
     until = trainer.position.step + _SKIPPED + _TRACED
-    assert advance(replace(trainer, loader=traced), until), "nobody asks for a stop"
+    assert advance(replace(trainer, feed=traced), until), "nobody asks for a stop"
     torch.cuda.synchronize()
     profiler.stop()
     ran = (e for e in profiler.events() or () if e.device_type == DeviceType.CUDA)
@@ -287,16 +265,20 @@ def main() -> int:
         tell("latents are written")
         trainer = built(joint)
         tell("trainer is built")
+        by = partial(readers, mesh=trainer.mesh)
+        few, busy = asked.steps - 2 * _SKIPPED, Busy(alone)
         stretches = [
-            Stretch("joint, local folder", trainer.loader, asked.steps),
-            Stretch("joint, slow store", loader(joint, Slow(source)), asked.steps - 2 * _SKIPPED),
-            Stretch("images alone, local folder", loader(images, alone), asked.steps),
-            Stretch("images alone, as from S3", loader(images, Busy(alone)), asked.steps),
+            Stretch("joint, process", by("process", source, joint), asked.steps),
+            Stretch("joint, slow store, process", by("process", Slow(source), joint), few),
+            Stretch("images, threads", by("threads", alone, images), asked.steps),
+            Stretch("images, process", by("process", alone, images), asked.steps),
+            Stretch("images as from S3, threads", by("threads", busy, images), asked.steps),
+            Stretch("images as from S3, process", by("process", busy, images), asked.steps),
         ]
         train(trainer, stretches)
         tell("training is over")
         found, seconds = read(joint, stretches), trainer.clock.seconds()
-        free = {one.name: idle(trainer, one) for one in (stretches[0], *stretches[2:])}
+        free = {one.name: idle(trainer, one) for one in (stretches[0], *stretches[3:])}
         tell("steps are profiled")
         trainer.close()
     report(found, seconds, asked)
@@ -311,8 +293,8 @@ def report(found: Sequence[Waited], seconds: dict[str, float], asked: argparse.N
     """Print the table, and write everything to the file that was asked for."""
     print(
         f"\n{asked.preset}, {asked.size}, {asked.packs} packs a step; share of a step that waits "
-        f"for data, must {TARGET:.0%}; slow store: {_LATENCY_SECONDS} s and "
-        f"{_BYTES_PER_SECOND / 1e6:.0f} MB/s a read\n{HEAD}"
+        f"for data, must {TARGET:.0%}; slow store: {LATENCY_SECONDS} s and "
+        f"{BYTES_PER_SECOND / 1e6:.0f} MB/s a read\n{HEAD}"
     )
     print(*found, sep="\n", flush=True)
     if asked.json:
@@ -331,7 +313,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     asked = parser.parse_args()
-    if asked.steps <= 3 * _SKIPPED:
+    if asked.steps < 4 * _SKIPPED:
         parser.error(f"--steps {asked.steps}: the first ones do not count, ask for {4 * _SKIPPED}")
     return asked
 

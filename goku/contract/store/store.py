@@ -23,7 +23,8 @@ class Store:
     """A folder of named byte strings at a URI (a plain path, `s3://`, `memory://`, ...).
 
     Every method raises StoreError where the store refuses, and its subclass StoreUnavailable where
-    it is away and retrying inside the call did not help. Any thread, and any process after a fork.
+    it is away and retrying inside the call did not help. Any thread, and any process after a fork;
+    pickled it is opened anew.
     """
 
     def __init__(self, uri: str) -> None:
@@ -34,6 +35,9 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
+
+    def __reduce__(self) -> "tuple[type[Store], tuple[str]]":
+        return Store, (self.uri,)
 
     def child(self, name: str) -> "Store":
         """The store below `name`."""

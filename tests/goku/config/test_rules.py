@@ -73,6 +73,11 @@ def build(preset: str, *assignments: str, size: str = "2b") -> RunConfig:
         ("stage2", ("data.frames=96",), r"data.frames=96: .* use 93 or 97"),
         ("stage1", ("data.image_share=0.5",), r"with data.frames=1 every sample is an image"),
         (
+            "stage1",
+            ("data.latents=none", "parallel.readers=process"),
+            r"encoded by the models of the rank itself. Set parallel.readers=threads",
+        ),
+        (
             "stage2",
             ("data.pack_tokens=100",),
             r"the largest sample has 14400 tokens. Set data.pack_tokens=14400 or more",

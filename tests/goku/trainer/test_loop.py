@@ -62,11 +62,11 @@ def trained(store: Path, name: str, *parts: int) -> tuple[list[float], list[int 
 def waits(store: Path) -> tuple[list[Any], dict[str, float]]:
     """The rows of three steps that come late, and the seconds of the clock."""
     trainer = world.trainer_of(world.configure(store, "late", ALONE), store / "pod")
-    loader = trainer.loader
+    loader: Any = trainer.feed
     late = Late(loader._source, loader._config, patch=loader._patch)
     rows = rows_of(trainer)
     before = trainer.clock.seconds()
-    assert advance(replace(trainer, loader=late), 3)
+    assert advance(replace(trainer, feed=late), 3)
     after = trainer.clock.seconds()
     return rows, {name: after[name] - before[name] for name in after}
 
@@ -123,7 +123,8 @@ class Watched(Loader):
 def held(store: Path) -> list[int]:
     """How many packs of each of two steps are still held when its update begins."""
     trainer = world.trainer_of(world.configure(store, "held", ALONE), store / "pod")
-    watched = Watched(trainer.loader._source, trainer.loader._config, patch=trainer.loader._patch)
+    loader: Any = trainer.feed
+    watched = Watched(loader._source, loader._config, patch=loader._patch)
     found: list[int] = []
     step = trainer.engine.step
 
@@ -132,7 +133,7 @@ def held(store: Path) -> list[int]:
         return step(rate)
 
     trainer.engine.step = update  # type: ignore[method-assign]
-    assert advance(replace(trainer, loader=watched), 2)
+    assert advance(replace(trainer, feed=watched), 2)
     assert len(watched.given) == 4
     return found
 

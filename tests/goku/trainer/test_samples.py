@@ -21,14 +21,14 @@ from goku.data.cache import CacheWriter, LatentCache
 from goku.data.encoding import Sample
 from goku.data.records import Kind
 from goku.parallel.mesh import Mesh
-from goku.trainer import build
+from goku.trainer import build, feed
 from goku.trainer.loop import train
 from tests.goku.trainer import world
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
-read = build._source
+read = feed.source_of
 
 
 def add_a_clip(store: Path, name: str = "late") -> None:
@@ -55,7 +55,7 @@ def built(store: Path, *, added: bool) -> str:
         return source
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "_source", in_turn)
+        patch.setattr(build, "source_of", in_turn)
         config = world.configure(store, "run", "parallel.processes_per_node=2")
         try:
             world.trainer_of(config, store / "pod")

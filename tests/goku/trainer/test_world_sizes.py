@@ -17,11 +17,13 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.slow
 
 
+READ_APART = "parallel.readers=process"
+
 # of one run, one after another: ranks, and how they divide the work
 PLACES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (4, ("parallel.sequence=2", "parallel.zero_stage=1")),
-    (2, ("parallel.sequence=2", "parallel.engine=fsdp2", "parallel.zero_stage=3")),
-    (1, ()),
+    (2, ("parallel.sequence=2", "parallel.engine=fsdp2", "parallel.zero_stage=3", READ_APART)),
+    (1, (READ_APART,)),
     (4, ("parallel.engine=fsdp2", "parallel.replicas=2")),
     (2, ("parallel.zero_stage=3",)),
 )
