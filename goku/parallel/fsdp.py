@@ -74,6 +74,7 @@ class FsdpEngine:
         # lists of views, made once: the GPU waits for what the host does after a norm is known
         self._weights = [part.weight[here] for part, here, _ in self._pieces]
         self._masters = [self._master[own] for _, _, own in self._pieces]
+        self._gradients = [self._gradient[own] for _, _, own in self._pieces]
         self._sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
         for (part, here, _), master in zip(self._pieces, self._masters, strict=True):
             first = part.start + here.start
@@ -112,18 +113,28 @@ class FsdpEngine:
     def backward(self, loss: Tensor) -> None:
         """Engine.backward."""
         torch.autograd.backward(loss / self._micro_batches)
-        with torch.no_grad():
-            for part, here, own in self._pieces:
-                gradient = part.parameter.grad
-                if isinstance(gradient, DTensor):
-                    # the first overwrites what the last step has left: to clear it costs as much
-                    add = Tensor.add_ if self._pending else Tensor.copy_
-                    add(self._gradient[own], gradient.to_local().flatten()[here])
-                elif not self._pending:
-                    self._gradient[own].zero_()
+        self._gather()
         self._pending += 1
         for part in self._parts:  # of which other replicas update some
             part.parameter.grad = None
+
+    @torch.no_grad()
+    def _gather(self) -> None:
+        """Add up this micro-batch's gradients, all in one call: hundreds would keep the host busy.
+
+        The first overwrites what the last step has left: to clear it costs as much.
+        """
+        sums, found = [], []
+        for (part, here, _), total in zip(self._pieces, self._gradients, strict=True):
+            gradient = part.parameter.grad
+            if isinstance(gradient, DTensor):
+                sums.append(total)
+                found.append(gradient.to_local().flatten()[here])
+            elif not self._pending:
+                total.zero_()
+        if sums:
+            add = torch._foreach_add_ if self._pending else torch._foreach_copy_
+            add(sums, found)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:
