@@ -23,14 +23,14 @@ from goku.config.errors import ConfigError
 from goku.contract.store import patiently
 from goku.data import balance, packing
 from goku.data.balance import Cost
-from goku.data.catalog import Catalog, Entry, Indices
+from goku.data.catalog import Catalog, Entry, Form, Indices
 from goku.data.degrees import Division, Sharing
 from goku.data.encoding import Sample
-from goku.data.packing import Pack
+from goku.data.packing import Lengths, Pack
 from goku.data.prefetch import ahead, beside
 from goku.data.records import Kind
 from goku.data.source import Source
-from goku.data.stream import Stream, kinds, unit
+from goku.data.stream import Integers, Stream, kinds, unit
 from goku.nn.layout import Layout, rows_of
 from goku.nn.patch import patchify
 
@@ -152,6 +152,7 @@ class Loader:
             held, streamed = _split(source.entries, kind, quota, holdout)
             self._held += held
             self._streamed[kind] = streamed
+        self._tokens_F = np.array([_tokens(form, patch) for form in source.entries.forms], np.int64)
         self._stream = Stream(
             images=len(self._streamed[Kind.IMAGE]),
             videos=len(self._streamed[Kind.VIDEO]),
@@ -191,7 +192,7 @@ class Loader:
             samples_seen = plan.samples_seen
 
     def _plan(self, start: int) -> _Plan:
-        tokens_of, budget = cache(self._tokens), self._config.pack_tokens
+        tokens_of, budget = Lengths(self._lengths, start), self._config.pack_tokens
         packs, end = packing.plan(
             tokens_of, start, packs=self._config.packs_per_step, budget=budget
         )
@@ -215,17 +216,27 @@ class Loader:
         both = list(zip(plan.packs, plan.divisions, strict=True))
         return both[self._data_rank :: self._data_ranks]
 
-    def _index(self, ordinal: int) -> int:
-        kind, number = self._stream[ordinal]
-        return int(self._streamed[kind][number])
+    def _indices(self, ordinal_N: Integers) -> Integers:
+        """In the source, of the samples at these ordinals of the stream."""
+        is_image_N, number_N = self._stream.at(ordinal_N)
+        index_N = np.empty_like(ordinal_N)
+        for kind, is_kind_N in ((Kind.IMAGE, is_image_N), (Kind.VIDEO, ~is_image_N)):
+            index_N[is_kind_N] = self._streamed[kind][number_N[is_kind_N]]
+        return index_N
 
-    def _tokens(self, ordinal: int) -> int:
-        return _tokens(self._source.entries[self._index(ordinal)], self._patch)
+    def _lengths(self, ordinal_N: Integers) -> list[int]:
+        """Tokens of these samples."""
+        lengths: list[int] = self._tokens_F[
+            self._source.entries.form_N[self._indices(ordinal_N)]
+        ].tolist()
+        return lengths
 
     def _train(self, planned: tuple[Pack, Division]) -> Batch:
         pack, division = planned
+        indices = self._indices(np.array(pack)).tolist()
         samples = [
-            self._load(self._index(ordinal), caption=self._captioned(ordinal)) for ordinal in pack
+            self._load(index, caption=self._captioned(ordinal))
+            for index, ordinal in zip(indices, pack, strict=True)
         ]
         batch = self._batch(samples, pack, division)
         return batch.pinned() if self._pinned else batch
@@ -264,8 +275,8 @@ def _still(sample: Sample) -> Tensor:
     return sample.first_CHW[:, None].expand_as(sample.latent_CTHW)
 
 
-def _tokens(entry: Entry, patch: int) -> int:
-    frames, height, width = entry.shape
+def _tokens(sample: Entry | Form, patch: int) -> int:
+    frames, height, width = sample.shape
     return frames * (height // patch) * (width // patch)
 
 

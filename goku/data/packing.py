@@ -5,7 +5,27 @@ The same on every rank, from lengths alone: no sample is decoded to plan a step.
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 Pack = tuple[int, ...]  # ordinals of the stream, consecutive
+
+_FIRST = 64  # lengths that are looked up at first; then as many as there are, again and again
+
+
+class Lengths:
+    """Tokens by ordinal from `start` on, looked up many at a time: a step may have 100,000."""
+
+    def __init__(self, of: Callable[[NDArray[np.int64]], list[int]], start: int) -> None:
+        self._of, self._start = of, start
+        self._known: list[int] = []
+
+    def __call__(self, ordinal: int) -> int:
+        place = ordinal - self._start
+        while place >= len(self._known):
+            first, count = self._start + len(self._known), len(self._known) or _FIRST
+            self._known += self._of(np.arange(first, first + count))
+        return self._known[place]
 
 
 def plan(

@@ -11,11 +11,17 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from goku.config.errors import ConfigError
 from goku.data.records import Kind
 
 _ROUNDS = 6
-_KEPT = 1 << 18  # of the rounds' values: all of an epoch of 10^9 samples, 80 MB at most
+_KEPT = 4  # tables of rounds: of two kinds, where an epoch ends; 1.6 MB each for 10^9 samples
+_EXACT = 1 << 31  # denominators whose products fit into 63 bits
+
+Integers = NDArray[np.int64]
 
 
 class Position(NamedTuple):
@@ -52,28 +58,49 @@ class Stream:
 
     def __getitem__(self, ordinal: int) -> Position:
         """The sample at an ordinal, 0 and up."""
-        images = self._images_before(ordinal)
-        is_image = self._images_before(ordinal + 1) > images
-        kind = Kind.IMAGE if is_image else Kind.VIDEO
-        epoch, place = divmod(images if is_image else ordinal - images, self._counts[kind])
-        return Position(
-            kind, permute(place, self._counts[kind], key=f"{self._seed}:{kind}:{epoch}")
-        )
+        is_image, number = self.at(np.array([ordinal]))
+        return Position(Kind.IMAGE if is_image[0] else Kind.VIDEO, int(number[0]))
 
-    def _images_before(self, ordinal: int) -> int:
-        return ordinal * self._share.numerator // self._share.denominator
+    def at(self, ordinal_N: Integers) -> tuple[NDArray[np.bool_], Integers]:
+        """Of each ordinal, whether it is an image, and the number of the sample of its kind."""
+        before_N = self._images_before(ordinal_N)
+        is_image_N = self._images_before(ordinal_N + 1) > before_N
+        number_N = np.where(is_image_N, before_N, ordinal_N - before_N)
+        for kind, is_kind_N in ((Kind.IMAGE, is_image_N), (Kind.VIDEO, ~is_image_N)):
+            number_N[is_kind_N] = self._walked(kind, number_N[is_kind_N])
+        return is_image_N, number_N
+
+    def _walked(self, kind: Kind, turn_N: Integers) -> Integers:
+        """Which of a kind's samples come at these turns of it."""
+        count = self._counts[kind]
+        if not len(turn_N):
+            return turn_N
+        epoch_N, number_N = np.divmod(turn_N, count)
+        for epoch in np.unique(epoch_N).tolist():
+            now = epoch_N == epoch
+            number_N[now] = permute(number_N[now], count, key=f"{self._seed}:{kind}:{epoch}")
+        return number_N
+
+    def _images_before(self, ordinal_N: Integers) -> Integers:
+        """floor(ordinal * share), exact."""
+        share, whole = self._share.numerator, self._share.denominator
+        wide_N = ordinal_N if whole < _EXACT else ordinal_N.astype(object)
+        turns_N, rest_N = wide_N // whole, wide_N % whole
+        images_N: Integers = (turns_N * share + rest_N * share // whole).astype(np.int64)
+        return images_N
 
 
-def permute(index: int, count: int, *, key: str) -> int:
-    """Where `index` goes in the permutation of range(count) that `key` names.
+def permute(index_N: Integers, count: int, *, key: str) -> Integers:
+    """Where each index goes in the permutation of range(count) that `key` names.
 
     A Feistel network over the next power of four, walked until it lands inside the range.
     """
     half = max(1, ((count - 1).bit_length() + 1) // 2)
-    while True:
-        index = _feistel(index, half, key)
-        if index < count:
-            return index
+    mixed = _mixed(key, half)
+    found_N = _feistel(index_N, half, mixed)
+    while len(outside := np.flatnonzero(found_N >= count)):
+        found_N[outside] = _feistel(found_N[outside], half, mixed)
+    return found_N
 
 
 def unit(*key: object) -> float:
@@ -81,17 +108,19 @@ def unit(*key: object) -> float:
     return _hash(*key) / 2**64
 
 
-def _feistel(index: int, half: int, key: str) -> int:
-    left, right = index >> half, index & ((1 << half) - 1)
-    for turn in range(_ROUNDS):
-        left, right = right, left ^ (_mixed(key, turn, right) & ((1 << half) - 1))
-    return left << half | right
+def _feistel(index_N: Integers, half: int, mixed: Integers) -> Integers:
+    left_N, right_N = index_N >> half, index_N & ((1 << half) - 1)
+    for values in mixed:
+        left_N, right_N = right_N, left_N ^ values[right_N]
+    return left_N << half | right_N
 
 
 @lru_cache(maxsize=_KEPT)
-def _mixed(key: str, turn: int, right: int) -> int:
-    """A round's value. There are few of them: halves have half the bits of an index."""
-    return _hash(key, turn, right)
+def _mixed(key: str, half: int) -> Integers:
+    """The rounds' values, [rounds, 2^half]: there are few of them, halves have half the bits."""
+    values = (_hash(key, turn, right) for turn in range(_ROUNDS) for right in range(1 << half))
+    table = np.fromiter(values, np.uint64, _ROUNDS << half) & np.uint64((1 << half) - 1)
+    return table.astype(np.int64).reshape(_ROUNDS, -1)
 
 
 def _hash(*key: object) -> int:

@@ -1,10 +1,11 @@
 """Packs hold consecutive samples, as many as fit, and lose none."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goku.data.packing import plan
+from goku.data.packing import Lengths, plan
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=30)
 
@@ -39,3 +40,16 @@ def test_a_sample_beyond_the_budget_is_refused() -> None:
         plan(lambda _: 9, 0, packs=1, budget=8)
     with pytest.raises(ValueError, match="sample 1 has 9 tokens"):
         plan(lambda ordinal: 1 + 8 * ordinal, 0, packs=2, budget=8)
+
+
+def test_lengths_are_looked_up_many_at_a_time() -> None:
+    asked: list[np.ndarray] = []
+
+    def of(ordinals: np.ndarray) -> list[int]:
+        asked.append(ordinals)
+        return (ordinals * 2).tolist()
+
+    lengths = Lengths(of, start=100)
+    assert [lengths(ordinal) for ordinal in (100, 163, 101, 5000)] == [200, 326, 202, 10_000]
+    assert len(asked) <= 8
+    assert np.array_equal(np.concatenate(asked), np.arange(100, 100 + sum(map(len, asked))))

@@ -3,6 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,25 @@ def test_kinds_are_walked_each_at_its_own_pace(share: float, images: int, videos
         assert set(Counter(walked[:whole]).values()) <= {whole // count}
 
 
+@given(
+    st.sampled_from([0.0, 0.25, 0.333333, 0.1234567890123, 1.0]),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from([0, 7, 10**6, 10**11]),
+)
+def test_many_at_once_are_those_one_by_one(
+    share: float, images: int, videos: int, start: int
+) -> None:
+    stream = Stream(images=images, videos=videos, image_share=share, seed=2)
+    ordinal_N = np.arange(start, start + 40)
+    is_image_N, number_N = stream.at(ordinal_N)
+    one_by_one = [stream[int(ordinal)] for ordinal in ordinal_N]
+    assert [position.kind is Kind.IMAGE for position in one_by_one] == is_image_N.tolist()
+    assert [position.number for position in one_by_one] == number_N.tolist()
+    exact = Fraction(str(share))
+    assert is_image_N.sum() == (start + 40) * exact // 1 - start * exact // 1
+
+
 def test_epochs_and_seeds_differ() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         stream = Stream(images=100, videos=0, image_share=1, seed=seed)
@@ -58,7 +78,8 @@ def test_the_order_is_the_same_in_every_version() -> None:
 
 def test_permutations_are_spread() -> None:
     """Where index 0 of 10 goes, over 2000 keys: uniform within five standard deviations."""
-    counts = Counter(permute(0, 10, key=str(key)) for key in range(2000))
+    zero = np.zeros(1, np.int64)
+    counts = Counter(int(permute(zero, 10, key=str(key))[0]) for key in range(2000))
     assert max(abs(counts[place] - 200) for place in range(10)) < 5 * (2000 * 0.1 * 0.9) ** 0.5
 
 
