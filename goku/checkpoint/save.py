@@ -87,6 +87,13 @@ class Saver:
         self._apart: Mesh | None = None  # for the thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._flight: _Flight | None = None
+        self._started = 0
+
+    @property
+    def ended(self) -> int:
+        """How many of the saves that were started have ended on this rank."""
+        flying = self._flight is not None and not self._flight.ended.done()
+        return self._started - flying
 
     @property
     def in_flight(self) -> Tier | None:
@@ -142,6 +149,7 @@ class Saver:
         self._snapshot.take(pieces)
         ended = self._thread.submit(self._write, self._snapshot, facts, tier)
         self._flight = _Flight(facts, tier, ended, stalled=time.monotonic() - facts.began)
+        self._started += 1
 
     def release(self) -> float:
         """Return when the state may be written again; the seconds that took. Call it every step."""
@@ -153,9 +161,12 @@ class Saver:
         self._flight.stalled += waited
         return waited
 
-    def poll(self) -> Saved | None:
-        """The save in flight if it has ended on all ranks. Raises as `save` does."""
-        if self._flight is None or self._mesh.any(not self._flight.ended.done()):
+    def poll(self, ended: int) -> Saved | None:
+        """The save in flight if it has ended on all ranks. Raises as `save` does.
+
+        `ended`: the least of what `ended` was on each rank, now or earlier.
+        """
+        if self._flight is None or ended < self._started:
             return None
         return self.wait()
 

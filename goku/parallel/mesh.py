@@ -5,6 +5,7 @@ node. Parameters and optimizer state are sharded over all ranks, whatever axis t
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from goku.config import ConfigError
 from goku.config.parallel import ParallelConfig
 
 _PATIENCE = timedelta(days=1)  # of a group whose ranks wait for one another's store
+
+
+Later = Callable[[], Tensor]  # waits for what is on its way
 
 
 class Place(NamedTuple):
@@ -56,17 +60,33 @@ class Mesh:
         return Place(self.rank % degree, degree, max(1, degree // heads))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on at least one rank: one pod's stop request stops all."""
-        if self.world_size == 1:
-            return flag
-        up = torch.tensor(int(flag))  # on the CPU: a poll must not wait for the accelerator
-        dist.all_reduce(up, op=dist.ReduceOp.MAX, group=self.group)
-        return bool(up)
+        """Whether the flag is up on at least one rank."""
+        return bool(self.most(torch.tensor(int(flag)))())
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks, in place."""
-        dist.all_reduce(values, group=self.group)
-        return values
+        return self.total(values)()
+
+    def most(self, values: Tensor) -> Later:
+        """The largest of each of `values` on the CPU over all ranks, in place: it travels."""
+        return self._later(values, dist.ReduceOp.MAX)
+
+    def total(self, values: Tensor) -> Later:
+        """The sum of `values` over all ranks, in place: it travels."""
+        return self._later(values, dist.ReduceOp.SUM)
+
+    def _later(self, values: Tensor, reduce: Any) -> Later:
+        """gloo passes values from rank to rank, of which 512 take a tenth of a second for it."""
+        if self.world_size == 1:
+            return lambda: values
+        work = dist.all_reduce(values, reduce, self.group, async_op=True)
+        assert work is not None, "this rank is in the group"
+
+        def arrived() -> Tensor:
+            work.wait()
+            return values
+
+        return arrived
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's object by rank, on rank 0; an empty list elsewhere."""

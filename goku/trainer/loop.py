@@ -1,8 +1,9 @@
 """The training loop: steps, logs, validation, checkpoints, and leaving when asked to.
 
-A stop request is looked for before every micro-batch and agreed on by all ranks, so that one pod's
-request stops all at the same place. What a half-finished step had added up is dropped: state moves
-only in whole steps, and the save that follows holds the last of them.
+A stop request is looked for before every micro-batch and agreed on by all ranks while that is
+computed, so that one pod's request stops all at the same place, a micro-batch later. What a
+half-finished step had added up is dropped: state moves only in whole steps, and the save that
+follows holds the last of them.
 """
 
 import gc
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -23,13 +25,14 @@ from goku.data.loader import Feed, StepBatch
 from goku.nn.spans import fetch
 from goku.parallel.compile import graphs
 from goku.parallel.engine import Engine
-from goku.parallel.mesh import Mesh
+from goku.parallel.mesh import Later, Mesh
 from goku.trainer.clock import Clock
 from goku.trainer.ema import Ema
 from goku.trainer.evaluate import Validation
 from goku.trainer.health import Health
 from goku.trainer.objective import Objective
 from goku.trainer.optim import learning_rate
+from goku.trainer.polls import Answers, Polls
 from goku.trainer.position import Position
 from goku.trainer.report import Report
 from goku.trainer.saving import Saving
@@ -85,13 +88,20 @@ def advance(trainer: Trainer, until: int) -> bool:
     Saves are the periodic ones alone. Raises Fenced.
     """
     position, config, untold = trainer.position, trainer.config, _Untold()
+    polls = Polls(
+        trainer.mesh,
+        stop=trainer.health.stop_requested,
+        overdue=lambda: trainer.saving.overdue,
+        ended=lambda: trainer.saving.ended,
+    )
     steps = iter(trainer.feed.steps(position.samples_seen))
     settled = position.step + _SETTLED_STEPS
     updates, nonfinite = trainer.engine.optimizer_steps, 0
     while position.step < until:
         trainer.clock.enter(_step_class(trainer))
-        trainer.saving.begin_step()
-        if trainer.mesh.any(trainer.health.stop_requested()):
+        answers = polls.answers()
+        trainer.saving.begin_step(answers.ended)
+        if answers.stop:
             untold.tell()
             return False
         trainer.health.section("step")
@@ -99,9 +109,9 @@ def advance(trainer: Trainer, until: int) -> bool:
         with trainer.clock.inside(TimeClass.DATA_WAIT):
             batch = next(steps)
         started = time.perf_counter()
-        sums = _forward_backward(trainer, batch)
+        done = _forward_backward(trainer, batch, polls)
         untold.tell()
-        if sums is None:
+        if done is None:
             return False
         rate = learning_rate(config, position.step)
         trainer.saving.before_update()
@@ -124,21 +134,21 @@ def advance(trainer: Trainer, until: int) -> bool:
             "imbalance": batch.imbalance,
             "sequence_degree": batch.degree,
         }
-        untold.put(partial(_tell, trainer, batch, row, sums))
+        untold.put(partial(_tell, trainer, batch, row, done.sums(trainer.mesh)))
         if nonfinite or _validates(trainer) or position.step == until:
             untold.tell()
         _check_finite(trainer, nonfinite)
         if position.step == settled:
             _settle()
-        _periodic(trainer)
+        _periodic(trainer, polls, answers)
     return True
 
 
 class _Untold:
     """A step that is done and that nobody was told of.
 
-    Its sums over all ranks, its metrics and its line wait until the accelerator has the next step
-    to compute: before that it would have nothing to do meanwhile.
+    Its sums travel to all ranks, its metrics and its line wait until the accelerator has the next
+    step to compute: before that it would have nothing to do meanwhile.
     """
 
     def __init__(self) -> None:
@@ -165,20 +175,27 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _forward_backward(
-    trainer: Trainer, batch: StepBatch
-) -> Callable[[], tuple[float, float]] | None:
-    """All micro-batches of a step; what reads the sum of its samples' losses and its FLOPs, over
-    all ranks. None to stop instead.
+class _Done(NamedTuple):
+    """A step's forwards and backwards, some of which the accelerator still computes."""
 
-    Packs are let go of one by one, while the accelerator still computes them. Reading is
-    collective, and for later: it waits for the last of them.
+    loss: Callable[[], torch.Tensor]  # of its samples on this rank, summed; waits for it
+    flops: float  # of this rank
+
+    def sums(self, mesh: Mesh) -> Later:
+        """Both over all ranks. Collective; waits for the loss alone."""
+        return mesh.total(torch.tensor([float(self.loss()), self.flops], dtype=torch.float64))
+
+
+def _forward_backward(trainer: Trainer, batch: StepBatch, polls: Polls) -> _Done | None:
+    """All micro-batches of a step. None to stop instead.
+
+    Packs are let go of one by one, while the accelerator still computes them.
     """
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
     flops = trainer.flops(batch) / mesh.sequence
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)  # read once, in the end
     for index in range(len(batch.packs)):
-        if index and mesh.any(trainer.health.stop_requested()):
+        if index and polls.answers().stop:
             return None
         pack = batch.packs.pop(0)
         t_S = trainer.objective.times(pack)
@@ -189,13 +206,7 @@ def _forward_backward(
         if trainer.report is not None:
             trainer.report.drew(t_S)
         del pack
-    arrived = fetch(total)
-
-    def sums() -> tuple[float, float]:
-        loss, work = mesh.sum(torch.tensor([float(arrived()), flops], dtype=torch.float64)).tolist()
-        return loss, work
-
-    return sums
+    return _Done(fetch(total), flops)
 
 
 def _step_class(trainer: Trainer) -> TimeClass:
@@ -207,9 +218,9 @@ def _tell(
     trainer: Trainer,
     batch: StepBatch,
     row: dict[str, float],
-    sums: Callable[[], tuple[float, float]],
+    sums: Later,
 ) -> None:
-    loss, flops = sums()
+    loss, flops = sums().tolist()
     report, step = trainer.report, int(row["step"])
     if report is None:
         return
@@ -237,20 +248,20 @@ def _validates(trainer: Trainer) -> bool:
     return bool(trainer.validation) and due
 
 
-def _periodic(trainer: Trainer) -> None:
+def _periodic(trainer: Trainer, polls: Polls, answers: Answers) -> None:
     if _validates(trainer):
-        _validate(trainer)
+        _validate(trainer, polls)
     if trainer.position.step < trainer.config.steps:
-        trainer.saving.periodic()
+        trainer.saving.periodic(answers.overdue)
 
 
-def _validate(trainer: Trainer) -> None:
+def _validate(trainer: Trainer, polls: Polls) -> None:
     trainer.clock.enter(TimeClass.VALIDATION)
     trainer.health.section("validate")
 
     def stop() -> bool:
         trainer.health.beat()
-        return trainer.mesh.any(trainer.health.stop_requested())
+        return polls.answers().stop
 
     losses = trainer.validation.losses(trainer.engine, trainer.ema, stop)
     trainer.saving.measured(losses)

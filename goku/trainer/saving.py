@@ -47,7 +47,7 @@ class Saving:
         self._mesh, self._engine, self._ema = mesh, engine, ema
         self._health, self._clock, self._report = health, clock, report
         self._measured: tuple[int, dict[str, float]] = (-1, {})
-        self._last_began = time.monotonic()  # of the saves to the store
+        self._saves, self._last_began = 0, time.monotonic()  # of those to the store
         if config.background:
             saver.reserve(self._pieces())
 
@@ -56,9 +56,21 @@ class Saving:
         named = {f"validation_loss_{weights}": loss for weights, loss in losses.items()}
         self._measured = (self._position.step, named)
 
-    def begin_step(self) -> None:
-        """Take up the outcome of a save that has ended."""
-        self._settle(self._saver.poll)
+    @property
+    def ended(self) -> int:
+        """Saves that this rank has seen the end of."""
+        return self._saver.ended
+
+    @property
+    def overdue(self) -> int:
+        """The number of the next save to the store if it is due by this rank's clock, else 0."""
+        limit = self._config.interval_seconds
+        due = limit is not None and time.monotonic() - self._last_began > limit
+        return self._saves + 1 if due else 0
+
+    def begin_step(self, ended: int) -> None:
+        """Take up the outcome of a save that has ended; so many have on all ranks."""
+        self._settle(lambda: self._saver.poll(ended))
 
     def before_update(self) -> None:
         """Wait until the state may be written: the copy of it has to be whole."""
@@ -66,15 +78,18 @@ class Saving:
             with self._clock.inside(TimeClass.CHECKPOINT_STALL):
                 self._saver.release()
 
-    def periodic(self) -> None:
-        """Save if this step is one to be saved. A save that fails is made up for by the next."""
+    def periodic(self, overdue: int) -> None:
+        """Save if this step is one to be saved, or if all ranks know the next save to be overdue.
+
+        A save that fails is made up for by the next.
+        """
         step, config = self._position.step, self._config
         if step % config.interval_steps == 0:
             self._wait_for_the_last()
             self._save(Tier.STORE, background=config.background)
         elif self._saver.in_flight:
             return
-        elif self._overdue():
+        elif overdue > self._saves:
             self._save(Tier.STORE, background=config.background)
         elif self._due_on_nodes(step):
             self._save(Tier.NODE, background=config.background)
@@ -108,12 +123,6 @@ class Saving:
         except SaveFailed as failure:
             raise Unsaved(f"asked to stop, but {failure}") from failure
 
-    def _overdue(self) -> bool:
-        limit = self._config.interval_seconds
-        if limit is None:
-            return False
-        return self._mesh.any(time.monotonic() - self._last_began > limit)
-
     def _due_on_nodes(self, step: int) -> bool:
         interval = self._config.local_interval_steps
         return interval is not None and step % interval == 0
@@ -138,7 +147,7 @@ class Saving:
         begin: Callable[..., Saved | None] = self._saver.start if background else self._saver.save
         measured_at, losses = self._measured
         if tier is Tier.STORE:
-            self._last_began = time.monotonic()
+            self._saves, self._last_began = self._saves + 1, time.monotonic()
         if background and self._report is not None:
             self._report.set(metrics.CHECKPOINT_IN_FLIGHT, 1)
         return self._settle(

@@ -159,7 +159,8 @@ class Ours:
         return self._saver.release()
 
     def done(self) -> bool:
-        saved = self._saver.poll()
+        unended = self._bench.mesh.most(torch.tensor(-self._saver.ended))
+        saved = self._saver.poll(-int(unended()))
         if saved is not None:
             self._took = saved.persist_seconds
         return saved is not None

@@ -80,10 +80,16 @@ def ended(saver: Saver) -> Saved | tuple[str, str]:
     return saved
 
 
+def polled(saver: Saver) -> Saved | None:
+    ended = torch.tensor(saver.ended)
+    dist.all_reduce(ended, dist.ReduceOp.MIN)
+    return saver.poll(int(ended))
+
+
 def changed_meanwhile(uri: str) -> Any:
     """Rank 1's store is slow; every rank changes its state as soon as it may."""
     subject = saver(RunDir(uri))
-    assert (subject.in_flight, subject.poll(), subject.wait()) == (None, None, None)
+    assert (subject.in_flight, polled(subject), subject.wait()) == (None, None, None)
     gate = Gate()
     if dist.get_rank() == 0:
         gate.open.set()
@@ -91,11 +97,11 @@ def changed_meanwhile(uri: str) -> Any:
     subject.release()
     for piece in pieces:
         piece.tensor.zero_()
-    early = [subject.poll() for _ in range(3)]
+    early = [polled(subject) for _ in range(3)]
     committed = RunDir(uri).latest()
     dist.barrier()
     gate.open.set()
-    while (saved := subject.poll()) is None:
+    while (saved := polled(subject)) is None:
         pass
     return early, committed, saved, subject.in_flight
 

@@ -104,7 +104,8 @@ def both(store: Path, stop: tuple[str, int, int], settings: tuple[str, ...]) -> 
     ("stop", "stopped_at", "settings"),
     [
         (("start", 0, 1), 0, ()),
-        (("backward", 3, 1), 3, ("data.packs_per_step=4",)),
+        (("backward", 3, 1), 4, ()),
+        (("update", 2, 0), 3, ("data.packs_per_step=4",)),
         (("update", 3, 0), 4, ("parallel.zero_stage=1", "parallel.precision=bf16")),
         (("update", 4, 1), 5, ("parallel.zero_stage=3",)),
         (("update", 2, 1), 3, ("parallel.sequence=2", "data.packs_per_step=2")),
@@ -113,6 +114,7 @@ def both(store: Path, stop: tuple[str, int, int], settings: tuple[str, ...]) -> 
     ],
     ids=[
         "start-up",
+        "in a micro-batch",
         "between micro-batches",
         "zero 1 bf16",
         "zero 3",

@@ -110,7 +110,9 @@ def on_disks(store: Path, stop: int | None) -> Any:
     """A run that saves to the nodes' disks at 2, 4, 6, 8 and to the store at 5; and at the end."""
     trainer = begin(store, *local(store))
     saver = trainer.saving._saver
-    PATCH.setattr(saver, "poll", saver.wait)  # or step 6 might be left out, for 5 is in flight
+    PATCH.setattr(
+        saver, "poll", lambda _ended: saver.wait()
+    )  # or step 6 might be left out, for 5 is in flight
     began = trainer.position.step
     if stop is not None:
         stop_in(trainer, stop)
