@@ -1,8 +1,8 @@
 """A feed in a process of its own, so that reading takes nothing from the thread that trains.
 
 Threads share the interpreter. A pack of 68 images from S3 costs 0.1 s of it, and a GPU waits for
-whoever launches its kernels: steps of images took a quarter longer beside threads that read
-(docs/results/2026-11-24-packs-from-s3.md). What arrives is a step at a time, one step ahead.
+whoever launches its kernels: steps of images took 1.28 to 1.43 times as long beside threads that
+read (docs/results/2026-11-24-reading-apart.md). What arrives is a step at a time, one step ahead.
 """
 
 import os
