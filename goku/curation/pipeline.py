@@ -202,14 +202,14 @@ def _curated(store: Store, key: str, footage: Footage) -> Commit:
         shard = f"shards/{attempt}-{start // size:03d}.tar"
         clips += _encoded(store, shard, sieve.spans[start : start + size], footage, rejects)
     records = f"records/{attempt}.parquet" if clips else None
-    if records is not None:
-        write_clips(store, records, clips)
+    checksum = write_clips(store, records, clips) if records else None
     return Commit(
         task_key=key,
         source=footage.uri,
         source_sha256=footage.sha256,
         shards={name: store.size(name) or 0 for name in dict.fromkeys(c.shard for c in clips)},
         records=records,
+        records_crc32=checksum,
         clips=len(clips),
         tallies=(*sieve.tallies, _tally(_ENCODE, len(sieve.spans), len(clips), rejects)),
         rejects=(*sieve.rejects, *rejects),

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from typing import NamedTuple
 
+from goku.contract.checksum import crc32
 from goku.contract.store import Store, StoreError
 from goku.curation.footage import Footage
 from goku.curation.stage import Span
@@ -19,10 +20,11 @@ VERSION = 2  # of the encoding, for task keys
 
 
 class Place(NamedTuple):
-    """Where a member's bytes lie in its shard."""
+    """Where a member's bytes lie in its shard, and their checksum."""
 
     offset: int
     nbytes: int
+    crc32: int
 
 
 def encode(span: Span, footage: Footage) -> bytes:
@@ -51,7 +53,7 @@ def write_shard(store: Store, name: str, members: Iterable[tuple[str, bytes]]) -
             for member, data in members:
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
-                places.append(Place(tar.offset + tarfile.BLOCKSIZE, len(data)))
+                places.append(Place(tar.offset + tarfile.BLOCKSIZE, len(data), crc32(data)))
                 tar.addfile(info, BytesIO(data))
         written = stream.tell()
     if store.size(name) != written:

@@ -92,6 +92,8 @@ class ClipEncoder:
         frames, height, width = buckets.size(clip, self._config)
         data = read_media(self._store, clip)
         try:
+            if not clip.made_of(data):
+                raise BadMedia("its bytes have changed since it was curated")
             x_THWC = video.decode(
                 data, frames=frames, fps=self._config.fps, height=height, width=width
             )

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from goku.contract.checksum import crc32
 from goku.contract.store import Store
 from goku.data.damage import damaged, read_record
 from goku.data.prefetch import at_once
@@ -64,6 +65,11 @@ class Clip(_Record):
     shard: str  # name in the store of the clips
     offset: int
     nbytes: int
+    crc32: int | None = None  # of its bytes; older records have none
+
+    def made_of(self, data: bytes) -> bool:
+        """Whether these are the bytes that curation wrote, as far as its record can tell."""
+        return self.crc32 in (None, crc32(data))
 
 
 class Reject(_Record):
@@ -109,6 +115,7 @@ class Commit(_Record):
     source_sha256: str
     shards: dict[str, int] = Field(default_factory=dict)  # name -> bytes
     records: str | None = None  # name of the parquet file; None without clips
+    records_crc32: int | None = None  # of that file's bytes; older commits have none
     clips: int = 0
     tallies: tuple[Tally, ...] = ()
     rejects: tuple[Reject, ...] = ()
@@ -127,17 +134,18 @@ _SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("scores", pa.map_(pa.string(), pa.float64())),
         *((name, pa.string()) for name in ("tier", "shard")),
-        *((name, pa.int64()) for name in ("offset", "nbytes")),
+        *((name, pa.int64()) for name in ("offset", "nbytes", "crc32")),
     ]
 )
 
 
-def write_clips(store: Store, name: str, clips: Iterable[Clip]) -> None:
-    """Write one parquet file of records. They count once a commit names the file."""
+def write_clips(store: Store, name: str, clips: Iterable[Clip]) -> int:
+    """Write one parquet file of records; its CRC-32. They count once a commit names the file."""
     rows = [clip.model_dump(mode="json") for clip in clips]
     buffer = BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
     store.write(name, buffer.getvalue())
+    return crc32(buffer.getvalue())
 
 
 def read_clips(store: Store, keep: Keep = lambda _id, _kind: True) -> list[Clip]:
@@ -203,6 +211,8 @@ def _table(store: Store, commit: Commit) -> pa.Table:
         return _SCHEMA.empty_table()
     data = store.read(commit.records)
     with _undamaged(store, commit):
+        if commit.records_crc32 not in (None, crc32(data)):
+            raise ValueError("another checksum")
         return pq.read_table(pa.BufferReader(data))
 
 

@@ -22,7 +22,7 @@ from goku.contract.rundir import RunDir
 from goku.contract.store import Store
 from goku.data.cache import CacheWriter, LatentCache
 from goku.data.encoding import ClipEncoder
-from goku.data.records import Clip
+from goku.data.records import Clip, read_clips
 from goku.data.source import CachedSource, OnlineSource
 from goku.text.encoder import TextEncoder
 from goku.vae.autoencoder import Autoencoder
@@ -202,6 +202,21 @@ def test_a_broken_clip_is_rejected_and_named_once(
     assert [entry.id for entry in cached(store).entries] == ["i0", "i1", "v0", "v2"]
     assert encode(attempt) is Cause.DONE
     assert "0 of 5 clips to encode" in capsys.readouterr().out
+
+
+def test_a_clip_whose_bytes_have_changed_is_rejected(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A decoder shows most flipped bits of a video as a picture."""
+    clips = Store(f"{store}/curate/clips")
+    changed = next(clip for clip in read_clips(clips) if clip.id == "v1")
+    shard = bytearray(clips.read(changed.shard))
+    shard[changed.offset + changed.nbytes // 2] ^= 1
+    clips.write(changed.shard, bytes(shard))
+    assert encode(context(store, tmp_path)) is Cause.DONE
+    said = "rejected: clip v1 of memory://films/a.mp4 in shards/one-000.tar: its bytes have changed"
+    assert said in capsys.readouterr().out
+    assert [entry.id for entry in cached(store).entries] == ["i0", "i1", "v0", "v2"]
 
 
 def test_shards_damaged_throughout_are_the_users_error(

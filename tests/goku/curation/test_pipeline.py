@@ -49,7 +49,10 @@ def test_every_clip_is_as_its_record_says(source: Path, once: Store) -> None:
     clips = read_clips(once)
     assert len(clips) == 5  # 30 frames; 60 frames in two; the pan; the photo
     for clip in clips:
-        seen = probe(read_media(once, clip))
+        media = read_media(once, clip)
+        assert clip.crc32 is not None
+        assert clip.made_of(media)
+        seen = probe(media)
         assert (seen.width, seen.height) == (clip.width, clip.height)
         assert (seen.frames, seen.fps, seen.kind) == (clip.frames, clip.fps, clip.kind)
     films = [clip for clip in clips if clip.source.endswith("film.mp4")]

@@ -1,6 +1,8 @@
 """A small curated set with real media: two landscape clips, one portrait, two images."""
 
+from goku.contract.checksum import crc32
 from goku.contract.store import Store
+from goku.curation.shards import Place
 from goku.data.records import Clip, Commit, Kind, add_commit, write_clips
 from goku.data.video import encode_mp4, encode_png
 from tests.footage import shot, texture
@@ -20,14 +22,16 @@ def write_curated(store: Store) -> list[Clip]:
         media.append((f"i{number}", Kind.IMAGE, height, width, 1, data))
     clips, blob = [], b"tar header"
     for name, kind, height, width, frames, data in media:
-        place = {"shard": SHARD, "offset": len(blob), "nbytes": len(data)}
+        place = {"shard": SHARD, **Place(len(blob), len(data), crc32(data))._asdict()}
         rate = 12.0 if kind is Kind.VIDEO else 0.0
         size = {"kind": kind, "height": height, "width": width, "frames": frames, "fps": rate}
         clips.append(clip(name, **place, **size))
         blob += data
     store.write(SHARD, blob)
-    write_clips(store, "records/one.parquet", clips)
-    add_commit(
-        store, Commit(task_key="one", source="a", source_sha256="s", records="records/one.parquet")
+    records = "records/one.parquet"
+    checksum = write_clips(store, records, clips)
+    one = Commit(
+        task_key="one", source="a", source_sha256="s", records=records, records_crc32=checksum
     )
+    add_commit(store, one)
     return sorted(clips, key=lambda record: record.id)

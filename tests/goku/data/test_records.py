@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from goku.config import ConfigError
+from goku.contract.checksum import crc32
 from goku.contract.store import Store
 from goku.data.records import (
     Clip,
@@ -150,6 +151,30 @@ def test_damaged_records_are_named_with_their_commit(tmp_path: Path) -> None:
         named = re.escape(f"{store.uri}/{name}: its bytes have changed")
         with pytest.raises(ConfigError, match=rf"{named}.*Delete .*/commits/k\.json and start"):
             read_clips(store)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_of_records_is_found(data: st.DataObject) -> None:
+    store, name = Store("memory://records-flipped"), "records/x.parquet"
+    checksum = write_clips(store, name, [clip()])
+    store.delete("commits")
+    whole = commit("k", "a.mp4", records=name)
+    add_commit(store, whole.model_copy(update={"records_crc32": checksum}))
+    assert read_clips(store) == [clip()]
+    flipped = bytearray(store.read(name))
+    bit = data.draw(st.integers(0, 8 * len(flipped) - 1))
+    flipped[bit // 8] ^= 1 << bit % 8
+    store.write(name, bytes(flipped))
+    with pytest.raises(ConfigError, match=r"x\.parquet: its bytes have changed"):
+        read_clips(store)
+
+
+def test_a_clip_tells_its_own_bytes_from_others() -> None:
+    written = clip(crc32=crc32(b"media"))
+    assert written.made_of(b"media")
+    assert not any(written.made_of(other) for other in (b"medib", b"medi", b"media ", b""))
+    assert clip().made_of(b"anything")  # recorded before there were checksums
 
 
 def test_media_is_a_range_of_its_shard(tmp_path: Path) -> None:
