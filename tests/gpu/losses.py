@@ -7,8 +7,8 @@ rounding alone: it says how far apart two correct runs get. Samples are smooth f
 text names, so there is something to learn. Prints mean losses by window, in which an 8-bit
 forward's own error is, and the loss on samples of their own of the weights that came out, all
 computed in bf16; exits with 1 if those of 8 bits are worse than bf16's by more than 0.5% in the
-mean of all seeds. Expected on one H200: 110 to 170 s for the first seed of a run, 60 for another,
-with OMP_NUM_THREADS=8; samples are made on the CPU, with 1 it takes far longer.
+mean of all seeds. Expected on one H200: 110 to 170 s for the first seed of each way to train, 60
+for another, with OMP_NUM_THREADS=8; weights are drawn on the CPU, with 1 it takes far longer.
 """
 
 import argparse
