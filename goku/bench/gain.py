@@ -22,12 +22,10 @@ from goku.bench.plain import Keep, chosen, make_plain, micro_batches, sample_byt
 from goku.bench.shapes import Pack
 from goku.bench.training import TrainingStep, clear, largest
 from goku.config import ConfigError
+from goku.config.memory import SHARE, state_bytes
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
-from goku.model import build
 from goku.parallel.mesh import Mesh
-from goku.parallel.recompute import SHARE
-from goku.parallel.tune import fixed_bytes
 
 _LOSS_BOUNDS = {"fp32": 1e-5, "bf16": 2**-8}  # of a sample's loss: bf16 rounds by half of that
 _NAMES: dict[Keep, str] = {
@@ -173,7 +171,7 @@ def plain_ways(
             "a plain way has no packs that ranks could share",
             "Leave it at 1 with --plain.",
         )
-    fixed = fixed_bytes(build(model, seed=0, device="meta"), parallel)
+    fixed = state_bytes(model.parameters, parallel)
     room, itemsize = int(SHARE * memory_bytes) - fixed, _dtype(parallel).itemsize
     ways = []
     for keep, name in _NAMES.items():

@@ -12,11 +12,11 @@ import torch
 from goku.bench.limit import Limit
 from goku.bench.shapes import Pack
 from goku.bench.step import Step, milliseconds
+from goku.config.memory import Policy, activation_bytes, waiting_bytes
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.model.flops import step_flops
 from goku.parallel.compile import graphs
-from goku.parallel.recompute import Policy, activation_bytes, waiting_bytes
 
 FORMULA = "forward and backward: goku/model/flops.py, 2 for each multiply-add of products alone"
 _GIB = 2**30

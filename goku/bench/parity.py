@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from goku.bench.step import model_of
+from goku.config.memory import Typical
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
@@ -24,7 +25,6 @@ from goku.parallel.apply import parallelize
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
 from goku.parallel.sequence import shard
-from goku.parallel.tune import Typical
 
 MODEL = ModelConfig(layers=2, width=512, heads=8, text_width=128)
 BOUNDS = {"fp32": 1e-5, "bf16": 3e-2}  # of a parameter's gradient, as ||found - expected|| / ||.||

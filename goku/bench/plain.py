@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
+from goku.config.memory import Policy
 from goku.config.model import ModelConfig
 from goku.nn.layout import Layout
 from goku.nn.rowwise import Norm, Plain, use
 from goku.nn.spans import Spans
-from goku.parallel.recompute import Policy, recompute
+from goku.parallel.recompute import recompute
 
 Keep = Literal["none", "full"]
 
@@ -115,7 +116,7 @@ def sample_bytes(
 ) -> int:
     """What a forward remembers of one sample, and what one block's backward adds to it.
 
-    Counted as `goku.parallel.recompute.activation_bytes` counts; gelu's input and output are kept.
+    Counted as `goku.config.memory.activation_bytes` counts; gelu's input and output are kept.
     """
     whole = _ROWS * model.width + _HIDDEN * model.mlp_width
     kept, again = (whole, 0) if keep == "none" else (model.width, whole)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from goku.bench.shapes import Pack
+from goku.config.memory import Policy, Typical
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.model import build
 from goku.nn.layout import Layout
 from goku.parallel.mesh import Mesh
-from goku.parallel.recompute import Policy
-from goku.parallel.tune import Typical, finish_blocks, take_kernels
+from goku.parallel.tune import finish_blocks, take_kernels
 
 _FILL = 0.02  # of weights that begin at zero, whose products would run too fast on zeros
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from goku.bench.limit import Limit
 from goku.bench.shapes import Pack
 from goku.bench.step import model_of
+from goku.config.memory import Typical, state_bytes
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
@@ -29,7 +30,6 @@ from goku.nn.layout import Layout
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import Mesh
 from goku.parallel.sequence import Shard, shard
-from goku.parallel.tune import Typical, fixed_bytes
 
 _WARM = 2
 _RATE = 1e-6
@@ -107,7 +107,7 @@ class TrainingStep:
         model = model_of(config, mesh.device, torch.float32)
         block: Any = model.get_submodule("blocks.0")
         self.attention, self.text_attention = block.attention, block.text_attention
-        self.fixed_bytes = fixed_bytes(model, parallel)
+        self.fixed_bytes = state_bytes(config.parameters, parallel)
         typical = None if prepare else Typical(config, pack.lengths, pack.text_lengths)
         if prepare:
             prepare(model)

@@ -35,6 +35,24 @@ class ModelConfig(Section):
         """Channels of one patch of latents: 1 x patch x patch x latent channels."""
         return self.patch_size**2 * self.latent_channels
 
+    @property
+    def parameters(self) -> int:
+        """Trained parameters of `goku.model.Goku`: section 2.2, with an unshared adaLN per block.
+
+        With width D, text width Y, MLP width H, token width P and timestep features F: a block
+        has 6D^2 (self-attention and the query and output of cross-attention), 2YD (text keys and
+        values), 4D (query and key norms), 2HD + H + D (MLP), 6D^2 + 6D (adaLN), 2D (norms); around
+        them (P+1)D patches in, FD + D + D^2 + D timesteps, 2D^2 + 2D and (D+1)P out.
+        """
+        width, hidden, token = self.width, self.mlp_width, self.token_width
+        attention = 6 * width**2 + 2 * self.text_width * width + 4 * width
+        mlp = 2 * hidden * width + hidden + width
+        block = attention + mlp + 6 * width**2 + 6 * width + 2 * width
+        patches = (token + 1) * width + (2 * token + 1) * token * self.image_conditioned
+        timesteps = self.timestep_width * width + width + width**2 + width
+        final = 2 * width**2 + 2 * width + (width + 1) * token
+        return self.layers * block + patches + timesteps + final
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.width % self.heads or self.head_width % 2 or self.head_width < 8:

@@ -2,13 +2,14 @@
 
 from torch import nn
 
+from goku.config.memory import Typical
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
 from goku.parallel.overlap import overlap
 from goku.parallel.sequence import partners, share_tokens
-from goku.parallel.tune import Typical, finish_blocks, take_kernels
+from goku.parallel.tune import finish_blocks, take_kernels
 
 
 def parallelize(

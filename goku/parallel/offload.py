@@ -18,8 +18,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from goku.config.memory import Policy
 from goku.parallel.lane import Lane
-from goku.parallel.recompute import Policy, checkpointed, saves_mlp
+from goku.parallel.recompute import checkpointed, saves_mlp
 
 _LEAST = 1 << 20  # bytes that are worth a copy: vectors of segments have less, rows of tokens more
 

@@ -4,33 +4,30 @@ What was picked, and why, is said on rank 0. On a CPU nothing changes: the model
 runs the same operations in the same order, which tests of exact resumption rest on.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from goku.config import ConfigError
-from goku.config.model import ModelConfig
+from goku.config.memory import (
+    Plan,
+    Policy,
+    Typical,
+    asked_for,
+    least_sequence,
+    plan_for,
+    state_bytes,
+)
 from goku.config.parallel import ParallelConfig
 from goku.nn.attend.choose import Choice, KernelMissing, Shape, choose, load
 from goku.nn.rowwise import use
-from goku.parallel import recompute
 from goku.parallel.compile import compile_blocks
 from goku.parallel.host import room
 from goku.parallel.lane import Lane
 from goku.parallel.mesh import Mesh
 from goku.parallel.offload import offload
-from goku.parallel.recompute import Plan, Policy
-
-
-@dataclass(frozen=True)
-class Typical:
-    """The pack that a run is made fast for, and the model that computes it."""
-
-    model: ModelConfig
-    lengths: tuple[int, ...]
-    text_lengths: tuple[int, ...]
+from goku.parallel.recompute import recompute
 
 
 def take_kernels(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> None:
@@ -73,8 +70,8 @@ def finish_blocks(
     """
     blocks, on_gpu = _blocks(model), mesh.device.type == "cuda"
     planned = _plan(model, config, typical, mesh) if on_gpu else None
-    policy = planned.policy if planned else _asked(config) or Policy("none")
-    recompute.recompute(blocks, policy)
+    policy = planned.policy if planned else asked_for(config) or Policy("none")
+    recompute(blocks, policy)
     compiled = compiles(config, on_gpu=on_gpu)
     if compiled:
         compile_blocks(blocks, in_order=config.overlap == "on")
@@ -146,16 +143,11 @@ def _tell(part: str, wanted: str, choice: Choice) -> None:
         print("warning: flash-attn-4 is not there; attention of long clips is slower", flush=True)
 
 
-def _asked(config: ParallelConfig) -> Policy | None:
-    if config.recompute == "auto":
-        return None
-    return Policy(config.recompute, config.recompute_every)
-
-
 def _plan(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> Plan:
     """The policy asked for or the cheapest that fits, with what it is expected to need."""
     memory = torch.cuda.get_device_properties(mesh.device).total_memory
-    fixed, host = fixed_bytes(model, config), _host_bytes(config, mesh)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    fixed, host = state_bytes(weights, config), _host_bytes(config, mesh)
     planned = plan_for(config, typical, fixed_bytes=fixed, memory_bytes=memory, host_bytes=host)
     require_host(planned, host)
     if mesh.rank == 0:
@@ -205,75 +197,3 @@ def _tell_plan(planned: Plan, config: ParallelConfig, least: int | None) -> None
 
 def _gib(nbytes: int) -> str:
     return f"{nbytes / 2**30:.1f} GiB"
-
-
-def plan_for(
-    config: ParallelConfig,
-    typical: Typical,
-    *,
-    fixed_bytes: int,
-    memory_bytes: int,
-    host_bytes: int = 0,
-) -> Plan:
-    """The recomputation of a rank that holds as much of a pack like the typical one as it may."""
-    asked = _asked(config)
-    tokens = config.rank_tokens(sum(typical.lengths))
-    traded = config.sequence > config.context
-    policies = recompute.ladder(
-        typical.model,
-        tokens=tokens,
-        pairs=sum(length**2 for length in typical.lengths) // config.sequence,
-        host_bytes=host_bytes,
-        traded=traded,
-    )
-    return recompute.plan(
-        typical.model,
-        tokens=tokens,
-        text_tokens=sum(typical.text_lengths),
-        fixed_bytes=fixed_bytes,
-        memory_bytes=memory_bytes,
-        policies=policies if asked is None else (asked,),
-        traded=traded,
-        eight=config.products != "bf16",
-    )
-
-
-def least_sequence(
-    config: ParallelConfig,
-    typical: Typical,
-    *,
-    fixed_bytes: int,
-    memory_bytes: int,
-    host_bytes: int = 0,
-) -> int | None:
-    """The least number of ranks that can share the typical pack; None if no number can."""
-    world = config.world_size
-    for degree in (d for d in range(1, world + 1) if world % d == 0):
-        shared = config.model_copy(update={"sequence": degree})
-        planned = plan_for(
-            shared,
-            typical,
-            fixed_bytes=fixed_bytes,
-            memory_bytes=memory_bytes,
-            host_bytes=host_bytes,
-        )
-        if planned.fits:
-            return degree
-    return None
-
-
-def fixed_bytes(model: nn.Module, config: ParallelConfig) -> int:
-    """Weights, gradients, master weights, both moments and the average, as the engine cuts them."""
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    width, ranks = 2 if config.precision == "bf16" else 4, config.world_size
-    sharded = 16 * weights // ranks  # master, two moments, average: fp32
-    gradients = 4 * weights
-    if config.engine == "fsdp2":
-        gathered = width * weights if config.zero_stage == 2 else 0
-        cut = (gradients + config.replicas * width * weights) // ranks
-        return sharded + cut + gathered
-    if config.zero_stage == 1:
-        return sharded + gradients + width * weights
-    if config.zero_stage == 2:
-        return sharded + gradients // ranks + width * weights
-    return sharded + (gradients + width * weights) // ranks

@@ -11,6 +11,7 @@ import torch
 from goku.checkpoint import disk
 from goku.checkpoint.save import Saver
 from goku.config import RunConfig
+from goku.config.memory import typical_of
 from goku.contract import env
 from goku.contract.attempts import Ledger
 from goku.contract.metrics import TimeClass
@@ -23,7 +24,6 @@ from goku.model.flops import step_flops
 from goku.parallel.apply import parallelize
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh, connect
-from goku.parallel.tune import Typical
 from goku.trainer import restart, samples
 from goku.trainer.clock import Clock
 from goku.trainer.ema import Ema
@@ -104,15 +104,6 @@ def _engine(config: RunConfig, mesh: Mesh) -> Engine:
         config.micro_batches,
         typical=typical_of(config),
     )
-
-
-def typical_of(config: RunConfig) -> Typical:
-    """The run's largest samples, as many as a pack holds, and images in what they leave."""
-    clip, room = config.sample_tokens, config.data.pack_tokens
-    image = clip // config.data.latent_shape[0]
-    clips, images = room // clip, room % clip // image
-    lengths = (clip,) * clips + (image,) * images
-    return Typical(config.model, lengths, (config.text.max_tokens,) * len(lengths))
 
 
 def _node_dir(run: RunDir, config: RunConfig, mesh: Mesh, attempt: int) -> NodeDir | None:

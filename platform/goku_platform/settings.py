@@ -73,6 +73,7 @@ class Settings(Section):
     gpu_resource: str = "nvidia.com/gpu"
     cpus_per_node: float = Field(96, gt=0)  # 8-GPU nodes have 192 or more; the rest is headroom
     memory_gib_per_node: int = Field(1024, gt=0)  # of about 2 TiB on such nodes
+    gpu_memory_gib: float = Field(79, gt=0)  # of one GPU, an H100; an H200 has 139
     shm_gib: int = Field(64, gt=0)  # /dev/shm: NCCL's buffers; the runtime's 64 MiB end it
     scratch_gib: int = Field(200, gt=0)  # pod folder, logs in flight, compiled kernels
     network: Fabric = "tcp"  # runs everywhere; the others need devices and drivers

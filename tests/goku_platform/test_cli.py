@@ -221,8 +221,8 @@ def test_a_dry_run_lists_what_would_refuse(goku: Call, store: str, tmp_path: Pat
     assert "would refuse  start: training.init_from=stage1" in shown.out
     assert "nodes       2 x 8 GPUs, 16 GPUs in all" in shown.out
     assert "GPU hours at 2" in shown.out
-    assert "of activations" in shown.out
-    assert "less by what parallel.recompute=auto computes again" in shown.out
+    assert "at the peak of a GPU's 79.0 GiB" in shown.out
+    assert "then a full pack with recompute=" in shown.out
     assert "of the time one is written beside training" in shown.out
     assert "which no pod sees" in shown.err
     assert not Path(store).exists()

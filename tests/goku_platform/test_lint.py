@@ -42,6 +42,19 @@ def test_shared_memory_must_leave_room() -> None:
         lint.check(spec(memory_gib_per_node=100), QUICK)
 
 
+@pytest.mark.parametrize(
+    ("least", "step"),
+    [(2, "Set parallel.sequence=2, which is enough"), (None, "Cut weights as well")],
+)
+def test_a_full_pack_should_fit_the_gpus(least: int | None, step: str) -> None:
+    sizes = {"memory_bytes_per_process": 90 * 2**30, "gpu_bytes": 79 * 2**30}
+    tight = Estimate(parameters=1, recompute="full", fits=False, least_sequence=least, **sizes)
+    [warning] = lint.check(spec(), tight)
+    assert "90.0 GiB of a GPU's 79 at the peak: a plan may use 90% of it, and rec" in warning
+    assert f"{step}; or lower data.pack_tokens, or correct gpu_memory_gib" in warning
+    assert lint.check(spec(), replace(tight, fits=True)) == ()
+
+
 def test_a_cluster_sees_neither_folders_nor_moving_tags() -> None:
     local = replace(spec(image="goku"), run_uri="/home/me/runs/stage1")
     folder, image = lint.lint_cluster(local)

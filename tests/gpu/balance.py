@@ -26,12 +26,12 @@ from goku.bench.measure import versions
 from goku.bench.shapes import Pack
 from goku.bench.step import Step, milliseconds
 from goku.config import RunConfig, presets
+from goku.config.memory import typical_of
 from goku.config.overrides import parse
 from goku.data.balance import Cost, Table, imbalance
 from goku.data.loader import Loader
 from goku.data.source import Source
 from goku.nn.layout import Layout
-from goku.trainer.build import typical_of
 from goku.trainer.feed import cost_of
 from tests.gpu import made
 

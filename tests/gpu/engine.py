@@ -12,6 +12,7 @@ import time
 
 import torch
 
+from goku.config.memory import Typical
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
@@ -21,7 +22,6 @@ from goku.parallel.apply import parallelize
 from goku.parallel.compile import graphs
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import connect
-from goku.parallel.tune import Typical
 
 ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 MODEL = ModelConfig(layers=2, width=512, heads=8)

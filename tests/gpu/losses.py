@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from goku.bench.shapes import TEXT, Pack
+from goku.config.memory import Typical
 from goku.config.model import ModelConfig
 from goku.config.presets import SIZES
 from goku.config.training import FlowConfig, TrainingConfig
@@ -37,7 +38,6 @@ from goku.nn.layout import Layout
 from goku.nn.rowwise import use
 from goku.parallel.apply import parallelize
 from goku.parallel.mesh import assume_one_process, connect
-from goku.parallel.tune import Typical
 
 BOUND = 5e-3
 VALIDATED = 16  # batches

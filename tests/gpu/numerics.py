@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from goku.config.memory import Keep, Policy
 from goku.config.model import ModelConfig
 from goku.model import Goku, build
 from goku.nn.attend import choose, native
@@ -20,7 +21,7 @@ from goku.nn.rowwise import use
 from goku.parallel.compile import compile_blocks
 from goku.parallel.lane import Lane
 from goku.parallel.offload import offload
-from goku.parallel.recompute import Keep, Policy, recompute
+from goku.parallel.recompute import recompute
 
 DEVICE = torch.device("cuda")
 CONFIG = ModelConfig(layers=2, width=256, heads=4, text_width=64, latent_channels=4)

@@ -54,8 +54,7 @@ def record(prepared: "Prepared", profile: "Profile", *, started: bool) -> dict[s
         "nodes": spec.nodes,
         "processes_per_node": spec.processes_per_node,
         "gpus": spec.nodes * spec.resources.gpus,
-        "estimate": asdict(prepared.estimate)
-        | {"memory_bytes_per_process": prepared.estimate.memory_bytes_per_process},
+        "estimate": asdict(prepared.estimate),
         "checks": [check._asdict() for check in prepared.report.checks],
         "warnings": prepared.report.warnings,
         "settings": profile.explain(),
@@ -98,7 +97,7 @@ def _training(config: "RunConfig", numbers: "Estimate", settings: "Settings") ->
         f"{parallel.engine} stage {parallel.zero_stage}, {parallel.precision}",
         "step": f"at most {count(numbers.tokens_per_step)} tokens: {data.packs_per_step} packs, "
         f"{config.micro_batches} on each data rank",
-        "memory": _memory(config, numbers),
+        "memory": _memory(numbers),
         "time": _time(config, numbers),
         "price": _price(numbers, settings),
         "checkpoint": _checkpoint(config, numbers),
@@ -108,19 +107,19 @@ def _training(config: "RunConfig", numbers: "Estimate", settings: "Settings") ->
     }
 
 
-def _memory(config: "RunConfig", numbers: "Estimate") -> str:
+def _memory(numbers: "Estimate") -> str:
     from goku_platform.cli.output import size
 
     state = f"{size(numbers.state_bytes_per_process)} of state"
     if numbers.memory_bytes_per_process is None:
         return f"{state} a process; activations {_ON_CPUS}"
-    text = (
-        f"about {size(numbers.memory_bytes_per_process)} a GPU: {state}, "
-        f"{size(numbers.activation_bytes_per_process)} of activations; allow 10% more for buffers"
+    waiting = numbers.host_bytes_per_process
+    host = f", and {size(waiting)} of its host's" if waiting else ""
+    return (
+        f"{size(numbers.memory_bytes_per_process)} at the peak of a GPU's "
+        f"{size(numbers.gpu_bytes)}{host}: {state}, then a full pack with "
+        f"recompute={numbers.recompute}"
     )
-    if config.parallel.recompute == "none":
-        return text
-    return f"{text}; less by what parallel.recompute={config.parallel.recompute} computes again"
 
 
 def _time(config: "RunConfig", numbers: "Estimate") -> str:

@@ -10,6 +10,7 @@ edited before it is applied.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from goku.config.memory import SHARE
 from goku_platform.errors import LintError
 from goku_platform.jobs.estimate import Estimate
 from goku_platform.jobs.kinds import RESOURCES
@@ -18,6 +19,7 @@ from goku_platform.render import runtime
 from goku_platform.render.pod import USER
 from goku_platform.settings import Kind, Settings
 
+_GIB = 2**30
 _LABEL = 63  # characters of a name in DNS, and of a label's value
 _RANDOM = len("-x1y2z")  # what a Job appends to its pods' names; JobSet counts it
 _RAY_NAME = 47  # KubeRay derives longer names from a RayJob's
@@ -49,6 +51,7 @@ def lint(spec: JobSpec, estimate: Estimate) -> Iterator[Finding]:
     """Every rule that the job breaks."""
     yield from _stop_times(spec, estimate)
     yield from _memory(spec)
+    yield from _gpu_memory(estimate)
     yield from _ports(spec)
 
 
@@ -206,3 +209,19 @@ def _memory(spec: JobSpec) -> Iterator[Finding]:
             "Lower shm_gib or raise memory_gib_per_node in the profile.",
             fatal=True,
         )
+
+
+def _gpu_memory(estimate: Estimate) -> Iterator[Finding]:
+    """What the ranks would find out when all nodes are there."""
+    if estimate.fits is not False:
+        return
+    needed, given = (
+        (n or 0) / _GIB for n in (estimate.memory_bytes_per_process, estimate.gpu_bytes)
+    )
+    least = estimate.least_sequence
+    enough = f"Set parallel.sequence={least}, which is enough" if least else "Cut weights as well"
+    yield Finding(
+        f"{needed:.1f} GiB of a GPU's {given:g} at the peak",
+        f"a plan may use {SHARE:.0%} of it, and recompute={estimate.recompute} is all it has",
+        f"{enough}; or lower data.pack_tokens, or correct gpu_memory_gib in the profile.",
+    )

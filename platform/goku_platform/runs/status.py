@@ -16,7 +16,7 @@ from goku.contract.metrics import TimeClass
 from goku.contract.pod import PodDir, Progress
 from goku.contract.rundir import RunDir, rows_files
 from goku_platform.cluster.client import Client, Sighting
-from goku_platform.jobs.estimate import parameters, price
+from goku_platform.jobs.estimate import price
 from goku_platform.jobs.state import WORDS, RunState, Wait, state_of
 from goku_platform.runs.existing import elsewhere, pulse_of
 from goku_platform.settings import Settings
@@ -103,7 +103,7 @@ def status(
         advice=row.advice,
         job=config.job,
         preset=config.preset,
-        parameters=parameters(config.model),
+        parameters=config.model.parameters,
         waiting=seen.waiting,
         queue_position=seen.queue_position,
         pods=dict(seen.pods),

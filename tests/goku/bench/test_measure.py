@@ -2,8 +2,8 @@
 
 from goku.bench.measure import expected_bytes
 from goku.bench.shapes import PACKS
+from goku.config.memory import Policy, activation_bytes
 from goku.config.model import ModelConfig
-from goku.parallel.recompute import Policy, activation_bytes
 
 
 def test_gradients_count_where_they_take_no_activations_place() -> None:

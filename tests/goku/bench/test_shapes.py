@@ -1,10 +1,10 @@
 """The packs that are measured fit where they are meant to be."""
 
 from goku.bench.shapes import PACKS
+from goku.config.memory import SHARE, Policy, activation_bytes
 from goku.config.model import ModelConfig
 from goku.config.presets import SIZES
 from goku.model import build
-from goku.parallel.recompute import SHARE, Policy, activation_bytes
 
 GIB = 2**30
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from goku.config.memory import Keep, Policy
 from goku.nn import operators
 from goku.parallel.compile import compile_blocks, graphs
 
@@ -38,7 +39,7 @@ from goku.nn.fused import Fused  # noqa: E402
 from goku.nn.kernels import eight  # noqa: E402
 from goku.nn.layout import Layout  # noqa: E402
 from goku.nn.rowwise import use  # noqa: E402
-from goku.parallel.recompute import Keep, Policy, recompute  # noqa: E402
+from goku.parallel.recompute import recompute  # noqa: E402
 
 MODEL = ModelConfig.build({**SIZES["tiny"], "layers": 2})
 # of the first pack sizes coincide: as many tokens as text, segments and boundaries as head channels

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from goku.bench.shapes import Pack
 from goku.bench.training import TrainingStep
+from goku.config.memory import Policy
 from goku.config.model import ModelConfig
 from goku.model import Goku, build
 from goku.parallel import lane as lanes
@@ -18,7 +19,7 @@ from goku.parallel import tune
 from goku.parallel.lane import Lane, Pages
 from goku.parallel.mesh import connect
 from goku.parallel.offload import offload
-from goku.parallel.recompute import Policy, recompute
+from goku.parallel.recompute import recompute
 from tests.goku.model.packs import SMALL, Sample, packed, random_model, samples
 from tests.goku.nn import by_hand
 from tests.ranks import run_ranks

@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from goku.config.errors import ConfigError
+from goku.config.memory import Keep, Policy
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.flow.loss import sample_losses
@@ -24,7 +25,7 @@ from goku.nn.spans import Spans
 from goku.parallel.compile import compile_blocks
 from goku.parallel.mesh import Mesh, connect
 from goku.parallel.overlap import overlap
-from goku.parallel.recompute import Keep, Policy, recompute
+from goku.parallel.recompute import recompute
 from goku.parallel.sequence import partners, shard, share_tokens
 from tests.goku.nn import by_hand
 from tests.ranks import run_ranks

@@ -3,21 +3,22 @@
 import pytest
 import torch
 
-from goku.config.model import ModelConfig
-from goku.config.parallel import ParallelConfig
-from goku.config.presets import SIZES
-from goku.model import build
-from goku.parallel.recompute import (
+from goku.config.memory import (
     LADDER,
     Keep,
     Policy,
+    Typical,
     activation_bytes,
     ladder,
     plan,
-    recompute,
+    plan_for,
+    state_bytes,
     waiting_bytes,
 )
-from goku.parallel.tune import Typical, fixed_bytes, plan_for
+from goku.config.model import ModelConfig
+from goku.config.parallel import ParallelConfig
+from goku.config.presets import SIZES
+from goku.parallel.recompute import recompute
 from tests.goku.model.packs import SMALL, packed, random_model, samples
 from tests.goku.nn import by_hand
 
@@ -118,7 +119,7 @@ def test_a_rank_of_two_needs_what_is_predicted(
 ) -> None:
     config = ParallelConfig.build({"processes_per_node": 2, "recompute": keep, **parallel})
     model = ModelConfig.build(SIZES[size])
-    fixed = fixed_bytes(build(model, seed=0, device="meta"), config)
+    fixed = state_bytes(model.parameters, config)
     pack = Typical(model, (tokens,), (256,))
     planned = plan_for(config, pack, fixed_bytes=fixed, memory_bytes=140 * GIB)
     assert planned.predicted_bytes / GIB == pytest.approx(measured_gib, rel=0.06)

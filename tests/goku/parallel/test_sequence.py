@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from goku.config.memory import Keep, Policy
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.config.training import TrainingConfig
@@ -19,7 +20,7 @@ from goku.parallel.apply import parallelize
 from goku.parallel.compile import compile_blocks, graphs
 from goku.parallel.mesh import Place, connect
 from goku.parallel.overlap import overlap
-from goku.parallel.recompute import Keep, Policy, recompute
+from goku.parallel.recompute import recompute
 from goku.parallel.sequence import partners, shard, share_tokens
 from tests.goku.nn import by_hand
 from tests.ranks import run_ranks

@@ -4,21 +4,13 @@ import pytest
 import torch
 
 from goku.config import ConfigError
+from goku.config.memory import Plan, Policy, Typical, least_sequence, state_bytes
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
 from goku.nn.attend import native
 from goku.nn.rowwise import PLAIN
 from goku.parallel.mesh import Mesh
-from goku.parallel.recompute import Plan, Policy
-from goku.parallel.tune import (
-    Typical,
-    compiles,
-    finish_blocks,
-    fixed_bytes,
-    least_sequence,
-    require_host,
-    take_kernels,
-)
+from goku.parallel.tune import compiles, finish_blocks, require_host, take_kernels
 from tests.goku.model.packs import SMALL, packed, random_model, samples
 
 MESH = Mesh(0, 1, 1, 1, None, torch.device("cpu"))
@@ -98,13 +90,13 @@ def test_state_is_counted_as_zero_cuts_it() -> None:
     model = random_model(SMALL)
     weights = sum(p.numel() for p in model.parameters())
     two = {"processes_per_node": 2}
-    assert fixed_bytes(model, config(zero_stage=1, **two)) == (8 + 4 + 2) * weights
-    assert fixed_bytes(model, config(zero_stage=2, **two)) == (8 + 2 + 2) * weights
-    assert fixed_bytes(model, config(zero_stage=3, **two)) == (8 + 2 + 1) * weights
+    assert state_bytes(weights, config(zero_stage=1, **two)) == (8 + 4 + 2) * weights
+    assert state_bytes(weights, config(zero_stage=2, **two)) == (8 + 2 + 2) * weights
+    assert state_bytes(weights, config(zero_stage=3, **two)) == (8 + 2 + 1) * weights
     fsdp = {"engine": "fsdp2", **two}
-    assert fixed_bytes(model, config(zero_stage=2, **fsdp)) == (8 + 2 + 1 + 2) * weights
-    assert fixed_bytes(model, config(zero_stage=3, **fsdp)) == (8 + 2 + 1) * weights
-    assert fixed_bytes(model, config(zero_stage=3, replicas=2, **fsdp)) == (8 + 2 + 2) * weights
+    assert state_bytes(weights, config(zero_stage=2, **fsdp)) == (8 + 2 + 1 + 2) * weights
+    assert state_bytes(weights, config(zero_stage=3, **fsdp)) == (8 + 2 + 1) * weights
+    assert state_bytes(weights, config(zero_stage=3, replicas=2, **fsdp)) == (8 + 2 + 2) * weights
 
 
 @pytest.mark.parametrize(("tokens", "least"), [(40_000, 1), (400_000, 2), (1_000_000, 8)])
