@@ -32,3 +32,9 @@ def test_noise_is_standard_normal() -> None:
     x = draws.noise(0, range(50), [100] * 50, width=8, device=CPU)
     assert abs(float(x.mean())) < 0.02
     assert abs(float(x.std()) - 1) < 0.02
+
+
+def test_no_two_samples_have_the_same_noise() -> None:
+    count = 20_000  # with 22 random bits of a seed, some 48 pairs would
+    x_NP = draws.noise(0, range(count), [1] * count, width=2, device=CPU)
+    assert len(x_NP.unique(dim=0)) == count
