@@ -14,6 +14,7 @@ from goku.checkpoint import files
 from goku.checkpoint.save import Saved, SaveFailed, Saver
 from goku.checkpoint.state import NamedPiece
 from goku.config.parallel import ParallelConfig
+from goku.contract import promoted
 from goku.contract.manifest import Head
 from goku.contract.retention import Retention
 from goku.contract.rundir import Fenced, RunDir
@@ -95,6 +96,13 @@ def killed_before_the_manifest(uri: str) -> None:
     save(saver(DyingRun(uri)), 20)
 
 
+def beside_a_damaged_record(uri: str) -> list[Any]:
+    if dist.get_rank() == 0:
+        (Path(uri) / promoted.NAME).write_text("no record")
+    dist.barrier()
+    return [attempt(saver(RunDir(uri)), 10)]
+
+
 def many(uri: str) -> None:
     for step in (10, 20, 30):
         save(saver(RunDir(uri)), step)
@@ -141,3 +149,11 @@ def test_old_checkpoints_are_deleted_after_a_commit(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
     run_ranks(many, WORLD, run.uri)
     assert run.steps() == [20, 30]
+
+
+def test_a_save_stands_where_old_checkpoints_cannot_be_deleted(tmp_path: Path) -> None:
+    """Only rank 0 would meet that error, and no other rank would know."""
+    uri = str(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    assert run_ranks(beside_a_damaged_record, WORLD, uri) == [[None], [None]]
+    assert RunDir(uri).manifest(10).step == 10
