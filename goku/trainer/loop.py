@@ -34,7 +34,7 @@ from goku.trainer.objective import Objective
 from goku.trainer.optim import learning_rate
 from goku.trainer.polls import Answers, Polls
 from goku.trainer.position import Position
-from goku.trainer.report import Report
+from goku.trainer.report import BINS, Report
 from goku.trainer.saving import Saving
 
 _SETTLED_STEPS = 10  # of an attempt: blocks are compiled, and what stays has been made
@@ -180,10 +180,18 @@ class _Done(NamedTuple):
 
     loss: Callable[[], torch.Tensor]  # of its samples on this rank, summed; waits for it
     flops: float  # of this rank
+    times: list[torch.Tensor]  # of the samples of its packs
 
     def sums(self, mesh: Mesh) -> Later:
-        """Both over all ranks. Collective; waits for the loss alone."""
-        return mesh.total(torch.tensor([float(self.loss()), self.flops], dtype=torch.float64))
+        """Loss, FLOPs and the histogram of timesteps of all ranks, float64 [2 + BINS].
+
+        Collective; waits for the loss alone.
+        """
+        counts = torch.histc(torch.cat(self.times), BINS, 0, 1)
+        if mesh.sequence_rank:  # those who share a pack have the same times
+            counts.zero_()
+        own = torch.tensor([float(self.loss()), self.flops], dtype=torch.float64)
+        return mesh.total(torch.cat([own, counts]))
 
 
 def _forward_backward(trainer: Trainer, batch: StepBatch, polls: Polls) -> _Done | None:
@@ -194,6 +202,7 @@ def _forward_backward(trainer: Trainer, batch: StepBatch, polls: Polls) -> _Done
     mesh, packs = trainer.mesh, len(batch.packs) * trainer.mesh.data
     flops = trainer.flops(batch) / mesh.sequence
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)  # read once, in the end
+    times = []
     for index in range(len(batch.packs)):
         if index and polls.answers().stop:
             return None
@@ -203,10 +212,9 @@ def _forward_backward(trainer: Trainer, batch: StepBatch, polls: Polls) -> _Done
         # The engine averages over packs and ranks; what counts is the mean over samples.
         trainer.engine.backward(loss * (packs * mesh.sequence / batch.samples))
         total += loss.detach()
-        if trainer.report is not None:
-            trainer.report.drew(t_S)
+        times.append(t_S)
         del pack
-    return _Done(fetch(total), flops)
+    return _Done(fetch(total), flops, times)
 
 
 def _step_class(trainer: Trainer) -> TimeClass:
@@ -220,12 +228,13 @@ def _tell(
     row: dict[str, float],
     sums: Later,
 ) -> None:
-    loss, flops = sums().tolist()
+    loss, flops, *times = sums().tolist()
     report, step = trainer.report, int(row["step"])
     if report is None:
         return
     row["loss"] = loss / batch.samples
     report.stepped(row, tokens=batch.tokens, samples=batch.samples, flops=flops)
+    report.drew(times)
     report.set(metrics.HIGHEST_STEP, max(step, trainer.highest_step))
     if not math.isfinite(row["grad_norm"]):
         report.add(metrics.NONFINITE)

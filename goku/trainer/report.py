@@ -7,13 +7,12 @@ import importlib.util
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily
-from torch import Tensor
 
 from goku.checkpoint.save import Saved, SaveFailed, Tier
 from goku.contract import metrics
@@ -25,7 +24,7 @@ from goku.trainer.rows import Rows
 
 _FLUSH_SECONDS = 10.0
 _LAST_FLUSH_SECONDS = 20.0  # to wait for the store in the end
-_BINS = 20  # of the histogram of t over [0, 1]
+BINS = 20  # of the histogram of t over [0, 1]
 
 
 class _TimeClasses:
@@ -62,7 +61,7 @@ class Report:
         self._target = target_step
         self._recent: deque[float] = deque(maxlen=50)
         self._rows = Rows(self._courier, attempt)
-        self._times = [0] * _BINS
+        self._times = [0] * BINS
         self._flushed_at = time.monotonic()
         self._failed_saves = 0  # since the last commit
         self.set(metrics.TARGET_STEP, target_step)
@@ -151,10 +150,9 @@ class Report:
         self.set(metrics.CHECKPOINT_PENDING, self._failed_saves)
         print(f"warning: {failure} ({self._failed_saves} in a row)", flush=True)
 
-    def drew(self, t_S: Tensor) -> None:
-        """Count rank 0's timesteps: the histogram is stored with the run."""
-        for t in t_S.tolist():
-            self._times[min(int(t * _BINS), _BINS - 1)] += 1
+    def drew(self, counts: Iterable[float]) -> None:
+        """Add a step's timesteps, counted by bin: the histogram is stored with the run."""
+        self._times = [sum(both) for both in zip(self._times, map(int, counts), strict=True)]
 
     @property
     def step_seconds(self) -> float:
@@ -189,7 +187,7 @@ class Report:
         if not force:  # in the end the GPU may be lost
             self._gpu()  # NVML takes milliseconds: not every step
         self._rows.send()
-        times = json.dumps({"bins": _BINS, "range": [0, 1], "counts": self._times})
+        times = json.dumps({"bins": BINS, "range": [0, 1], "counts": self._times})
         name = f"{METRICS}/attempt-{self._attempt:04d}-timesteps.json"
         self._courier.send(name, times.encode())
         if force:

@@ -7,14 +7,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
 
 from goku.contract import metrics
 from goku.contract.metrics import TimeClass
 from goku.contract.rundir import RunDir, rows_file, rows_files
 from goku.trainer import rows
 from goku.trainer.clock import Clock
-from goku.trainer.report import Report
+from goku.trainer.report import BINS, Report
 
 ROW = {
     "step": 1.0,
@@ -114,7 +113,8 @@ def test_rows_of_a_long_attempt_lie_in_files_that_stay_small(
 
 
 def test_the_histogram_of_timesteps_is_stored_with_the_run(report: Report, tmp_path: Path) -> None:
-    report.drew(torch.tensor([0.01, 0.02, 0.52, 1.0]))
+    for bins in ((0, 0, 19), (10,)):
+        report.drew([float(bins.count(number)) for number in range(BINS)])
     report.stepped(ROW, tokens=1, samples=1, flops=1)
     report.flush(force=True)
     stored = json.loads((tmp_path / "r/metrics/attempt-0002-timesteps.json").read_text())

@@ -49,6 +49,7 @@ def attempt(
     if trainer.report is not None:
         original = trainer.report.stepped
         trainer.report.note = lambda **values: rows[-1].update(values)  # type: ignore[method-assign]
+        trainer.report.drew = lambda counts: rows[-1].update(times=counts)  # type: ignore[method-assign]
 
         def stepped(row: Any, **values: Any) -> None:
             rows.append(dict(row) | values)
@@ -83,6 +84,8 @@ def test_losses_do_not_depend_on_the_world(tmp_path: Path) -> None:
         norms = [row["grad_norm"] for row in other]
         assert norms == pytest.approx([row["grad_norm"] for row in lone], 1e-4)
         assert [row["flops"] for row in other] == [row["flops"] for row in lone]
+        assert [row["times"] for row in other] == [row["times"] for row in lone]
+    assert sum(sum(row["times"]) for row in lone) == lone[-1]["samples_seen"]
 
 
 @pytest.mark.parametrize("conditioned", [False, True], ids=["t2v", "i2v"])
