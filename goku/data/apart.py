@@ -13,8 +13,8 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -22,11 +22,15 @@ import torch
 from goku.data.loader import Feed, StepBatch
 from goku.data.wire import Gone, Wire
 
-# The kernel is asked to end it with its parent before the seconds that torch takes to import.
+# Asked for its stacks it writes them to its standard error, and the kernel is to end it with its
+# parent: both before the seconds, or on a slow disk minutes, that torch takes to import.
 _PROGRAM = (
+    "import faulthandler, signal; faulthandler.register(signal.SIGUSR2); "
     "from goku.contract.lineage import isolate; isolate(); "
     "from goku.data.apart import serve; serve({fd})"
 )
+
+_LONG_SECONDS = 60.0  # that a rank waits for a step before it asks where the process is
 
 Make = Callable[[], Feed]
 
@@ -45,7 +49,7 @@ class Apart:
 
         `pinned`: steps arrive in page-locked memory. The process ends with the calling thread.
         """
-        self._reader: _Reader | None = _Reader(make, pinned=pinned)
+        self._reader: _Reader | None = _Reader(*_begin(), make, pinned=pinned)
 
     def steps(self, samples_seen: int = 0) -> Generator[StepBatch, None, None]:
         """Feed.steps. Raises RuntimeError where the process ends before its time."""
@@ -58,16 +62,16 @@ class Apart:
 class _Reader:
     """The process, this end of its wire, and the one thread that uses it."""
 
-    def __init__(self, make: Make, *, pinned: bool) -> None:
-        here, there = socket.socketpair()
-        self._wire = Wire(here, pinned=pinned)
-        with there:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM.format(fd=there.fileno())],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-                pass_fds=[there.fileno()],
-            )
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        channel: socket.socket,
+        make: Make,
+        *,
+        pinned: bool,
+    ) -> None:
+        self._process = process
+        self._wire = Wire(channel, pinned=pinned)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
         self._sent = self._thread.submit(self._wire.send, make)
 
@@ -83,13 +87,22 @@ class _Reader:
             self._wire.send(samples_seen)
             arriving = [self._thread.submit(self._wire.receive)]
             while True:
-                found: StepBatch | _Failure = arriving.pop().result()
+                found = self._arrived(arriving.pop())
                 if isinstance(found, _Failure):
                     raise found.error
                 arriving.append(self._thread.submit(self._wire.receive))
                 yield found
         except Gone:
             raise self._lost() from None
+
+    def _arrived(self, arriving: "Future[StepBatch | _Failure]") -> StepBatch | _Failure:
+        """A step when it is there. One that is long in coming leaves the process's stacks in the
+        rank's log: the rank's own say no more than that it waits.
+        """
+        with suppress(TimeoutError):
+            return arriving.result(_LONG_SECONDS)
+        self._process.send_signal(signal.SIGUSR2)
+        return arriving.result()
 
     def close(self) -> None:
         """End the process and the thread."""
@@ -109,6 +122,21 @@ class _Reader:
             f"the process that reads packs for this rank ended {how}. If the node ran out of "
             "memory, lower data.prefetch_packs."
         )
+
+
+def _begin() -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    """The other process, and this end of what leads to it."""
+    here, there = socket.socketpair()
+    with there, ExitStack() as failing:
+        failing.enter_context(here)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM.format(fd=there.fileno())],
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            pass_fds=[there.fileno()],
+        )
+        failing.pop_all()
+    return process, here
 
 
 def serve(fd: int) -> NoReturn:

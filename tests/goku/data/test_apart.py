@@ -18,6 +18,7 @@ import torch
 
 from goku.config.data import DataConfig
 from goku.config.errors import ConfigError
+from goku.data import apart
 from goku.data.apart import Apart
 from goku.data.encoding import Sample
 from goku.data.loader import Loader, StepBatch
@@ -69,6 +70,22 @@ class Raising(Loader):
     def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
         raise self._error()
         yield  # a generator
+
+
+class Stuck(Loader):
+    """A loader whose third step is long in coming."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeSource(4, 4), config(), patch=2)
+
+    def steps(self, samples_seen: int = 0) -> Iterator[StepBatch]:
+        for number, step in enumerate(super().steps(samples_seen)):
+            if number == 2:
+                self.linger()
+            yield step
+
+    def linger(self) -> None:
+        time.sleep(3)
 
 
 def config() -> DataConfig:
@@ -136,6 +153,29 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
         list(steps)
 
 
+def test_a_step_that_is_long_in_coming_leaves_stacks_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader = Apart(Stuck, pinned=False).steps()
+    for _ in range(2):
+        next(reader)
+    monkeypatch.setattr(apart, "_LONG_SECONDS", 0.5)
+    next(reader)
+    assert "in linger" in capfd.readouterr().err
+    reader.close()
+
+
+def test_a_process_that_cannot_begin_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that complains when it is thrown away."""
+    noise: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        Apart(loader, pinned=False)
+    gc.collect()
+    assert noise == []
+
+
 def test_it_makes_no_more_than_are_wanted(tmp_path: Path) -> None:
     steps = Apart(partial(Counting, tmp_path), pinned=False).steps()
     next(steps)
@@ -166,10 +206,10 @@ def test_its_process_ends_with_the_steps(tmp_path: Path) -> None:
 
 
 def test_its_process_ends_where_no_step_was_asked_for(tmp_path: Path) -> None:
-    apart = Apart(partial(Counting, tmp_path), pinned=False)
-    process = apart._reader._process  # type: ignore[union-attr]
+    feed = Apart(partial(Counting, tmp_path), pinned=False)
+    process = feed._reader._process  # type: ignore[union-attr]
     assert lives(process.pid)
-    del apart
+    del feed
     until(lambda: process.poll() is not None)
 
 
