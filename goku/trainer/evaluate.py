@@ -35,16 +35,15 @@ class Validation:
         """Mean loss by weights: {"raw": ..., "ema": ...}. The engine's weights end as they were.
 
         `stop` is asked before every pack, on all ranks together; where it says yes, what is not
-        measured by then is left out.
+        measured by then is left out. After an error the weights stay as they are: to put them back
+        takes all ranks, and the others are elsewhere.
         """
         engine.module.eval()
         found = {"raw": self._mean(engine, stop)}
         engine.publish(ema.values)
-        try:
-            found["ema"] = self._mean(engine, stop)
-        finally:
-            engine.publish(None)
-            engine.module.train()
+        found["ema"] = self._mean(engine, stop)
+        engine.publish(None)
+        engine.module.train()
         return {weights: loss for weights, loss in found.items() if loss is not None}
 
     @torch.no_grad()
