@@ -63,6 +63,10 @@ class Mesh:
         """Whether the flag is up on at least one rank."""
         return bool(self.most(torch.tensor(int(flag)))())
 
+    def least(self, value: int) -> int:
+        """The least of all ranks' values."""
+        return -int(self.most(torch.tensor(-value))())
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks, in place."""
         return self.total(values)()

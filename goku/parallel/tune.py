@@ -144,10 +144,13 @@ def _tell(part: str, wanted: str, choice: Choice) -> None:
 
 
 def _plan(model: nn.Module, config: ParallelConfig, typical: Typical, mesh: Mesh) -> Plan:
-    """The policy asked for or the cheapest that fits, with what it is expected to need."""
-    memory = torch.cuda.get_device_properties(mesh.device).total_memory
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    fixed, host = state_bytes(weights, config), _host_bytes(config, mesh)
+    """The policy asked for or the cheapest that fits, with what it is expected to need.
+
+    It fits where least memory is: ranks that compute exchanges again have to do so alike.
+    """
+    memory = mesh.least(torch.cuda.get_device_properties(mesh.device).total_memory)
+    host = mesh.least(room().left // config.processes_per_node)
+    fixed = state_bytes(sum(weight.numel() for weight in model.parameters()), config)
     planned = plan_for(config, typical, fixed_bytes=fixed, memory_bytes=memory, host_bytes=host)
     require_host(planned, host)
     if mesh.rank == 0:
@@ -168,15 +171,6 @@ def require_host(planned: Plan, host_bytes: int) -> None:
             "Give the node or pod more memory, raise parallel.sequence, or set "
             "parallel.recompute=auto.",
         )
-
-
-def _host_bytes(config: ParallelConfig, mesh: Mesh) -> int:
-    """What a rank may take of its host's memory, where least is left. Collective."""
-    left = room().left // config.processes_per_node
-    if mesh.world_size == 1:
-        return left
-    least: int = mesh.broadcast(min(mesh.gather(left), default=0))
-    return least
 
 
 def _tell_plan(planned: Plan, config: ParallelConfig, least: int | None) -> None:

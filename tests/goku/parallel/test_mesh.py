@@ -17,6 +17,7 @@ def place() -> dict[str, object]:
         "place": (mesh.data_rank, mesh.sequence_rank, mesh.data, mesh.sequence, str(mesh.device)),
         "neighbours": dist.get_process_group_ranks(mesh.sequence_group),
         "any": (mesh.any(mesh.rank == 2), mesh.any(False)),
+        "least": mesh.least(2**40 - mesh.rank),
         "sum": mesh.sum(torch.tensor([1.0, float(mesh.rank)])).tolist(),
         "gather": mesh.gather(f"from {mesh.rank}"),
         "broadcast": mesh.broadcast({"rank": mesh.rank}),
@@ -36,6 +37,7 @@ def test_sequence_ranks_are_neighbours_and_all_ranks_agree() -> None:
     assert [rank["neighbours"] for rank in ranks] == [[0, 1], [0, 1], [2, 3], [2, 3]]
     for rank in ranks:
         assert rank["any"] == (True, False)
+        assert rank["least"] == 2**40 - 3
         assert rank["sum"] == [4.0, 6.0]
         assert rank["broadcast"] == {"rank": 0}
         assert rank["closed"] is False

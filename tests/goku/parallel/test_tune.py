@@ -1,5 +1,8 @@
 """What tuning leaves alone on a CPU, and what it refuses."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,11 +10,14 @@ from goku.config import ConfigError
 from goku.config.memory import Plan, Policy, Typical, least_sequence, state_bytes
 from goku.config.model import ModelConfig
 from goku.config.parallel import ParallelConfig
+from goku.model import build
 from goku.nn.attend import native
 from goku.nn.rowwise import PLAIN
-from goku.parallel.mesh import Mesh
+from goku.parallel import tune
+from goku.parallel.mesh import Mesh, connect
 from goku.parallel.tune import compiles, finish_blocks, require_host, take_kernels
 from tests.goku.model.packs import SMALL, packed, random_model, samples
+from tests.ranks import run_ranks
 
 MESH = Mesh(0, 1, 1, 1, None, torch.device("cpu"))
 TYPICAL = Typical(SMALL, (6, 12), (4, 1))
@@ -106,3 +112,18 @@ def test_the_fewest_ranks_that_can_share_a_pack(tokens: int, least: int) -> None
     memory = {"fixed_bytes": 30 * 2**30, "memory_bytes": 80 * 2**30}
     assert least_sequence(eight, pack, **memory) == least
     assert least_sequence(eight, pack, fixed_bytes=2**40, memory_bytes=2**30) is None
+
+
+def plan_beside_a_smaller_gpu() -> str:
+    """The policy of a rank; rank 1's GPU has less memory than rank 0's."""
+    two = ParallelConfig(processes_per_node=2)
+    mesh, clip = connect(two), Typical(ModelConfig(), (40_960,), (256,))
+    gpu: Any = SimpleNamespace(total_memory=(140, 80)[mesh.rank] * 2**30)
+    torch.cuda.get_device_properties = lambda _: gpu
+    return str(tune._plan(build(clip.model, seed=0, device="meta"), two, clip, mesh).policy)
+
+
+@pytest.mark.slow
+def test_ranks_recompute_alike_whatever_their_memory() -> None:
+    """Or they would not meet in the exchanges that are computed again."""
+    assert len(set(run_ranks(plan_beside_a_smaller_gpu, 2))) == 1
