@@ -8,7 +8,6 @@ of them have agreed to, never from a handler.
 import faulthandler
 import os
 import signal
-import threading
 import time
 from contextlib import ExitStack
 from types import FrameType
@@ -53,7 +52,6 @@ class Health:
         self._beat_at = 0.0  # monotonic seconds
         self._asked = False
         self._stacks: TextIO | None = None
-        self._lock = threading.Lock()  # commits are reported from the saving thread
 
     def install(self) -> None:
         """Catch the signals and give the first heartbeat. Main thread only."""
@@ -91,15 +89,14 @@ class Health:
             self.beat()
 
     def durable(self, step: int) -> None:
-        """A checkpoint of `step` is committed. Any thread."""
+        """A checkpoint of `step` is committed."""
         self._durable_step = step
         self.beat()
 
     def beat(self) -> None:
         """Write a heartbeat: the section's budget starts anew."""
-        with self._lock:
-            self._beat_at = time.monotonic()
-            self._pod.beat(self._progress())
+        self._beat_at = time.monotonic()
+        self._pod.beat(self._progress())
 
     def stop_requested(self) -> bool:
         """Whether this rank was asked to save and leave. Cheap: for every micro-step."""

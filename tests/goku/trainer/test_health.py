@@ -113,16 +113,6 @@ def test_stacks_of_all_threads_on_demand(pod: PodDir, health: Health) -> None:
     assert not health.stop_requested()
 
 
-def test_heartbeats_from_two_threads_do_not_tear(pod: PodDir, health: Health) -> None:
-    saver = threading.Thread(target=lambda: [health.durable(step) for step in range(100)])
-    saver.start()
-    for _ in range(100):
-        health.beat()
-        last(pod)
-    saver.join()
-    assert last(pod).durable_step == 99
-
-
 def test_the_clock_starts_with_the_attempt() -> None:
     seconds = Clock(time.time() - 7).seconds()
     assert seconds["startup"] == pytest.approx(7, abs=0.5)
