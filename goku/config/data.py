@@ -40,6 +40,9 @@ class DataConfig(Section):
     # Threads read them into page-locked memory for a GPU, each tensor in the next power of two: up
     # to twice as much. A process (parallel.readers) does so for a step ahead alone.
     prefetch_packs: int = Field(32, gt=0)
+    # Clips that a rank may find damaged, and replace by others of their shape, in one attempt: one
+    # of ten million must not end a run, many mean that something is wrong.
+    damaged_samples: int = Field(16, ge=0)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -30,6 +30,7 @@ from goku.data.packing import Lengths, Pack
 from goku.data.prefetch import ahead, beside
 from goku.data.records import Kind
 from goku.data.source import Source
+from goku.data.spares import Spares
 from goku.data.stream import Integers, Stream, kinds, unit
 from goku.nn.layout import Layout, rows_of
 from goku.nn.patch import patchify
@@ -152,6 +153,8 @@ class Loader:
             held, streamed = _split(source.entries, kind, quota, holdout)
             self._held += held
             self._streamed[kind] = streamed
+        groups = [np.array(self._held, np.intp), *self._streamed.values()]
+        self._spares = Spares(source, groups, most=config.damaged_samples)
         self._tokens_F = np.array([_tokens(form, patch) for form in source.entries.forms], np.int64)
         self._stream = Stream(
             images=len(self._streamed[Kind.IMAGE]),
@@ -243,7 +246,7 @@ class Loader:
 
     def _load(self, index: int, *, caption: bool) -> Sample:
         return patiently(
-            lambda: self._source.load(index, caption=caption), seconds=_STORE_AWAY_SECONDS
+            lambda: self._spares.load(index, caption=caption), seconds=_STORE_AWAY_SECONDS
         )
 
     def _captioned(self, ordinal: int) -> bool:
