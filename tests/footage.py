@@ -4,6 +4,7 @@ A shot is a window that slides over a fixed noise texture, `step` pixels a frame
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -62,6 +63,24 @@ def write_video(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_mp4(images, fps=fps, crf=20))
+    return path
+
+
+def write_squeezed(path: Path, pixel: Fraction, *, size: tuple[int, int]) -> Path:
+    """A second of a disc of half the frame's height, in pixels `pixel` times as wide as high."""
+    height, width = size
+    y_H1, x_1W = np.arange(height)[:, None], np.arange(width) * float(pixel)
+    away_HW = np.hypot(y_H1 - height / 2, x_1W - width * float(pixel) / 2)
+    image_HW = np.where(away_HW < height / 4, 255, 0).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(np.stack([image_HW] * 3, axis=-1), format="rgb24")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = pixel
+        for _ in range(24):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return path
 
 

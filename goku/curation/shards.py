@@ -16,7 +16,7 @@ from goku.curation.stage import Span
 from goku.data.records import Kind
 from goku.data.video import at_rate, encode_mp4, encode_png, frames
 
-VERSION = 2  # of the encoding, for task keys
+VERSION = 3  # of decoding and encoding, for task keys
 
 
 class Place(NamedTuple):

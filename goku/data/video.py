@@ -1,9 +1,9 @@
 """Media bytes to pixels and back, by PyAV: probe, frames, decode for training, encode for curation.
 
-Pixels are RGB uint8, height x width x 3; display rotation is applied. Times are seconds from the
-first frame. Codecs run on one thread: a process per core beats threads within a codec. Needs
-neither torch nor OpenCV. Truncated files often open well and just end early, which is why `frames`
-may give fewer than `probe` counted.
+Pixels are RGB uint8, height x width x 3, as displayed: turned upright, and stretched to be square.
+Times are seconds from the first frame. Codecs run on one thread: a process per core beats threads
+within a codec. Needs neither torch nor OpenCV. Truncated files often open well and just end early,
+which is why `frames` may give fewer than `probe` counted.
 """
 
 import re
@@ -27,6 +27,7 @@ Media = bytes | Path | str
 T = TypeVar("T")
 
 _SLACK = 1e-6  # seconds; times are exact fractions turned into floats
+_MOST_STRETCH = 4  # of pixels; films have up to 2, more would be a broken header's
 _REORDERED = 16  # frames, at most, that are decoded after one that follows them (H.264, HEVC)
 _TRACK_LENGTH = re.compile(r"(\d+):(\d+):(\d+\.?\d*)$")  # Matroska's tag, 00:00:04.042000000
 _PRESET = "veryfast"  # x264: a third of medium's CPU for slightly larger files
@@ -55,13 +56,21 @@ class Frame(NamedTuple):
     image_HWC: Pixels
 
 
+class _Picture(NamedTuple):
+    """One decoded frame as PyAV has it, and the size it is displayed at."""
+
+    frame: Any
+    height: int
+    width: int
+
+
 def probe(media: Media, *, name: str = "") -> Probe:
     """Read the header and decode one frame. Raises BadMedia, FileNotFoundError."""
     with _opened(media, name) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
             raise BadMedia(f"{_label(media, name)}: it holds no frame")
-        width, height = _displayed(first)
+        _, height, width = _displayed(first, _stretch(container, stream, _label(media, name)))
         if _is_image(container):
             return Probe(Kind.IMAGE, width, height, 0.0, 1, 0.0, 0.0)
         fps = float(stream.average_rate or 0)
@@ -79,8 +88,8 @@ def frames(
 
     Raises BadMedia, FileNotFoundError.
     """
-    for seconds, frame in _decoded(media, start, end, name):
-        yield Frame(seconds, _pixels(frame))
+    for seconds, picture in _decoded(media, start, end, name):
+        yield Frame(seconds, _pixels(*picture))
 
 
 def at_rate(
@@ -115,7 +124,7 @@ def decode(data: Media, *, frames: int, fps: float, height: int, width: int) -> 
         end = seen.duration_seconds
     timed = _decoded(data, 0.0, float("inf"), "")
     ticks = islice(at_rate(timed, fps=fps, start=0.0, end=end), frames)
-    images = [_covered(frame, height, width) for frame in ticks]
+    images = [_covered(picture, height, width) for picture in ticks]
     if len(images) < frames:
         raise BadMedia(
             f"{_label(data, '')}: {frames} frames at {fps:g} fps were asked for, "
@@ -187,8 +196,9 @@ def _opened(media: Media, name: str) -> Iterator[tuple[Any, Any]]:
         raise BadMedia(f"{_label(media, name)}: {error.strerror}") from error
 
 
-def _decoded(media: Media, start: float, end: float, name: str) -> Iterator[tuple[float, Any]]:
+def _decoded(media: Media, start: float, end: float, name: str) -> Iterator[tuple[float, _Picture]]:
     with _opened(media, name) as (container, stream):
+        stretch = _stretch(container, stream, _label(media, name))
         stamped = _stamped(container, stream)
         opening = next(stamped, None)
         if opening is None:
@@ -207,7 +217,7 @@ def _decoded(media: Media, start: float, end: float, name: str) -> Iterator[tupl
             if seconds >= end - _SLACK:
                 return
             if seconds >= start - _SLACK:
-                yield seconds, frame
+                yield seconds, _displayed(frame, stretch)
 
 
 def _stamped(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
@@ -223,7 +233,7 @@ def _stamped(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         yield stamp, frame
 
 
-def _pixels(frame: Any, height: int | None = None, width: int | None = None) -> Pixels:
+def _pixels(frame: Any, height: int, width: int) -> Pixels:
     """RGB of a frame, resized before the rotation and upright after it."""
     if _turned(frame):
         height, width = width, height
@@ -233,23 +243,33 @@ def _pixels(frame: Any, height: int | None = None, width: int | None = None) -> 
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
-def _covered(frame: Any, height: int, width: int) -> Pixels:
-    native_width, native_height = _displayed(frame)
-    scale = max(height / native_height, width / native_width)
-    tall = max(height, round(native_height * scale))
-    wide = max(width, round(native_width * scale))
-    image = _pixels(frame, tall, wide)
+def _covered(picture: _Picture, height: int, width: int) -> Pixels:
+    scale = max(height / picture.height, width / picture.width)
+    tall = max(height, round(picture.height * scale))
+    wide = max(width, round(picture.width * scale))
+    image = _pixels(picture.frame, tall, wide)
     top, left = (tall - height) // 2, (wide - width) // 2
     return image[top : top + height, left : left + width]
+
+
+def _displayed(frame: Any, stretch: Fraction) -> _Picture:
+    wide = max(1, round(frame.width * stretch))
+    if _turned(frame):
+        return _Picture(frame, wide, frame.height)
+    return _Picture(frame, frame.height, wide)
 
 
 def _turned(frame: Any) -> bool:
     return bool(round(frame.rotation / 90) % 2)
 
 
-def _displayed(frame: Any) -> tuple[int, int]:
-    size = (frame.width, frame.height)
-    return (size[1], size[0]) if _turned(frame) else size
+def _stretch(container: Any, stream: Any, label: str) -> Fraction:
+    """Width of a pixel over its height (sample aspect ratio). Viewers ignore that of an image."""
+    told: Fraction | None = None if _is_image(container) else stream.sample_aspect_ratio
+    stretch = told or Fraction(1)
+    if not 1 / _MOST_STRETCH <= stretch <= _MOST_STRETCH:
+        raise BadMedia(f"{label}: its header has pixels {stretch} times as wide as high")
+    return stretch
 
 
 def _is_image(container: Any) -> bool:

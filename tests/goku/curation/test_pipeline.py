@@ -1,6 +1,7 @@
 """Whole sources: conservation of rows, commits, restarts, rivals, broken files."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from goku.curation.pipeline import Curator, sift
 from goku.curation.stage import Rejected, Span
 from goku.data.records import Clip, Kind, read_clips, read_commits, read_media
 from goku.data.video import BadMedia, frames, probe
-from tests.footage import settings, write_image, write_video
+from tests.footage import settings, write_image, write_squeezed, write_video
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,17 @@ def test_images_and_captions_pass(once: Store) -> None:
     assert (photo.kind, photo.frames, photo.caption, photo.scores) == (Kind.IMAGE, 1, "photo", {})
     assert pan.caption == f"A pan over noise. Motion score: {pan.scores['motion']:.1f}."
     assert pan.scores["motion"] == pytest.approx(24, rel=0.05)
+
+
+def test_clips_have_square_pixels(tmp_path: Path) -> None:
+    write_squeezed(tmp_path / "films" / "pal.mkv", Fraction(16, 15), size=(144, 180))
+    curated(tmp_path / "films", tmp_path / "clips")
+    store = Store(str(tmp_path / "clips"))
+    (clip,) = read_clips(store)
+    assert (clip.height, clip.width) == (144, 192)
+    image_HWC = next(frames(read_media(store, clip))).image_HWC
+    light_HW = image_HWC[..., 0] > 127
+    assert light_HW.any(axis=0).sum() == pytest.approx(light_HW.any(axis=1).sum(), abs=3)
 
 
 def test_broken_files_fail_with_a_reason_and_the_rest_goes_on(once: Store) -> None:

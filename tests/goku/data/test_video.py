@@ -20,7 +20,7 @@ from goku.data.video import (
     frames,
     probe,
 )
-from tests.footage import shot, texture, write_image, write_video
+from tests.footage import shot, texture, write_image, write_squeezed, write_video
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,29 @@ def test_a_span_may_begin_at_any_frame_of_any_container(
         got = next(frames(path, start=want.seconds))
         assert got.seconds == want.seconds
         assert np.array_equal(got.image_HWC, want.image_HWC)
+
+
+@pytest.mark.parametrize("name", ["pal.mp4", "pal.mkv"])
+@pytest.mark.parametrize("pixel", [Fraction(16, 15), Fraction(8, 9), Fraction(2)])
+def test_pixels_are_stretched_to_be_square(tmp_path: Path, name: str, pixel: Fraction) -> None:
+    path = write_squeezed(tmp_path / name, pixel, size=(144, 180))
+    seen = probe(path)
+    assert (seen.height, seen.width) == (144, 180 * pixel)
+    for image_HWC in (
+        next(frames(path)).image_HWC,
+        decode(path, frames=1, fps=24, height=144, width=seen.width)[0],
+    ):
+        assert image_HWC.shape == (144, seen.width, 3)
+        light_HW = image_HWC[..., 0] > 127
+        across, down = light_HW.any(axis=0).sum(), light_HW.any(axis=1).sum()
+        assert across == pytest.approx(72, abs=3)
+        assert down == pytest.approx(72, abs=3)
+
+
+def test_a_pixel_that_no_film_has_is_broken_media(tmp_path: Path) -> None:
+    path = write_squeezed(tmp_path / "wide.mkv", Fraction(9), size=(48, 64))
+    with pytest.raises(BadMedia, match=r"wide\.mkv: its header has pixels 9 times as wide"):
+        probe(path)
 
 
 def test_png_is_lossless(tmp_path: Path) -> None:
