@@ -18,6 +18,7 @@ from goku_platform.cluster.local import LocalClient
 from goku_platform.errors import RunError, TargetError
 from goku_platform.jobs.plan import plan
 from goku_platform.jobs.spec import JobSpec
+from goku_platform.runs.stop import stop
 from goku_platform.settings import Settings
 from tests.goku_platform import made
 
@@ -119,6 +120,23 @@ def test_a_pid_that_was_given_away_is_left_alone(
     assert client.get(job.run_uri).alive is False
     with pytest.raises(RunError, match="it is not running on this machine"):
         client.stop(job.run_uri)
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_process_of_another_user_is_said_to_be_one(
+    store: str, client: LocalClient, monkeypatch: pytest.MonkeyPatch, now: bool
+) -> None:
+    job = spec(store, stays=True)
+    client.apply(job)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refused)
+    with pytest.raises(RunError, match=r"process \d+ is another user's\. Stop it as that user"):
+        stop(made.run(store), client, now=now)
+    monkeypatch.undo()
+    assert client.get(job.run_uri).alive
 
 
 def test_it_survives_what_a_terminal_sends(store: str, client: LocalClient) -> None:

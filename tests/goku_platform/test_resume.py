@@ -148,6 +148,15 @@ def test_a_run_that_is_alive_elsewhere_needs_force(store: str) -> None:
     assert len(client.applied) == 1
 
 
+def test_stop_says_where_else_a_run_is_alive(store: str) -> None:
+    run, client = made.run(store), FakeClient()
+    attempt = made.attempt(run, Cause.RUNNING)
+    Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0",)))
+    with pytest.raises(RunError, match=r"alive on pod-0, .* as the user who started it\.$"):
+        stop(run, client)
+    assert client.stopped == []
+
+
 def test_stop_now_closes_the_record_that_nobody_else_can(store: str) -> None:
     run, client = made.run(store), FakeClient()
     again(run, client)

@@ -170,8 +170,12 @@ class LocalClient:
             raise RunError(
                 f"run {run_uri}", "it is not running on this machine", "See goku-platform status."
             )
-        # whatever it started asked the kernel to die with it (goku.contract.lineage)
-        os.kill(record.pid, signal.SIGKILL if now else signal.SIGTERM)
+        try:  # whatever it started asked the kernel to die with it (goku.contract.lineage)
+            os.kill(record.pid, signal.SIGKILL if now else signal.SIGTERM)
+        except PermissionError:
+            raise RunError(
+                f"run {run_uri}", f"process {record.pid} is another user's", "Stop it as that user."
+            ) from None
 
     def delete(self, run_uri: str) -> None:
         if self.get(run_uri).alive:

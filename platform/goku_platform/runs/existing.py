@@ -14,6 +14,7 @@ from goku_platform.cluster.client import Client, Sighting
 from goku_platform.errors import RunError
 
 _FRESH_SECONDS = 30.0  # six pulses: clocks may differ by some seconds, and a store may be slow
+_STOP_IT = "Stop it where it was started, as the user who started it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,9 @@ def refuse_alive(found: Existing, *, verb: str | None = None, force: bool = Fals
         raise RunError(
             f"run {name!r}",
             f"it is alive on {found.elsewhere}, which this target does not see",
-            "Stop it there."
+            f"{_STOP_IT}."
             if verb is None
-            else f"Stop it there, or take over: goku-platform {verb} --force. Only one attempt can "
+            else f"{_STOP_IT}, or take over: goku-platform {verb} --force. Only one attempt can "
             "commit then, the new one; the other ends as superseded.",
         )
 

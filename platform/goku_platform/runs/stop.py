@@ -10,6 +10,7 @@ from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
 from goku_platform.cluster.pauses import Pauses
 from goku_platform.errors import RunError
+from goku_platform.runs.existing import look, refuse_alive
 
 _AGAIN_SECONDS = 3.0  # a controller may have made a pod while the others were being killed
 _NOW_SECONDS = 60.0  # a kill is quick, but a busy node is slow to say so
@@ -25,11 +26,16 @@ def stop(
 ) -> None:
     """Return when nothing of the run lives; by default after its grace at the latest.
 
-    Raises RunError if it is not alive, or is not gone when the time is over. Without `now` it is
-    never killed from here: the supervisor keeps the stop budget by itself.
+    Raises RunError if it is not alive here, or is not gone when the time is over. Without `now` it
+    is never killed from here: the supervisor keeps the stop budget by itself.
     """
     seconds = patience(run, now=now) if timeout_seconds is None else timeout_seconds
-    client.stop(run.uri, now=now)
+    try:
+        client.stop(run.uri, now=now)
+    except RunError:
+        if not (found := look(run, client)).alive_here:
+            refuse_alive(found)  # it says where else the run is alive
+        raise
     asked, deadline = time.monotonic(), time.monotonic() + seconds
     pauses = Pauses()
     while client.get(run.uri).alive:

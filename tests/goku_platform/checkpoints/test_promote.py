@@ -79,7 +79,7 @@ def test_a_run_that_is_alive_is_left_alone(run: RunDir) -> None:
 def test_a_run_that_is_alive_elsewhere_is_stopped_there(run: RunDir) -> None:
     attempt = made.attempt(run, Cause.RUNNING)
     Ledger(run).beat(attempt.number, Pulse(at=time.time(), hosts=("pod-0",)))
-    with pytest.raises(RunError, match=r"alive on pod-0, .* Stop it there\.$"):  # it has no --force
+    with pytest.raises(RunError, match=r"alive on pod-0, .* started it\.$"):  # it has no --force
         promote(run, FakeClient(), 20)
 
 
