@@ -11,13 +11,14 @@ from goku.config import ConfigError, RunConfig
 from goku.contract import metrics
 from goku.contract.manifest import CorruptCheckpoint
 from goku.contract.rundir import NodeDir, RunDir, locate
+from goku.contract.samples import Seen
 from goku.contract.store import StoreError
 from goku.parallel.engine import Engine
 from goku.parallel.mesh import Mesh
 from goku.trainer.ema import Ema
 from goku.trainer.position import Position
 from goku.trainer.report import Report
-from goku.trainer.samples import Seen, changed
+from goku.trainer.samples import changed
 
 
 def begin(

@@ -9,23 +9,13 @@ the order is no longer the one in which the run began: that is allowed, and said
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pydantic import BaseModel, ConfigDict
-
 from goku.config import ConfigError, RunConfig
 from goku.contract.manifest import Manifest
 from goku.contract.rundir import RunDir, samples_file
+from goku.contract.samples import Seen, read
 from goku.contract.store import StoreError
 from goku.data.catalog import Catalog
 from goku.parallel.mesh import Mesh
-
-
-class Seen(BaseModel):
-    """What was read: how many samples, and a digest of them in their order."""
-
-    model_config = ConfigDict(frozen=True)
-
-    samples: int
-    digest: str
 
 
 def require_same(entries: Catalog, config: RunConfig, mesh: Mesh) -> Seen:
@@ -50,7 +40,7 @@ def record(seen: Seen, run: RunDir, attempt: int) -> None:
 
 def changed(seen: Seen, run: RunDir, config: RunConfig, saved: Manifest) -> str | None:
     """A warning where `saved` is of an attempt that is known to have read other samples."""
-    before = _recorded(run, saved.attempt)
+    before = read(run.store, saved.attempt)
     if before is None or before == seen:
         return None
     return (
@@ -61,14 +51,6 @@ def changed(seen: Seen, run: RunDir, config: RunConfig, saved: Manifest) -> str 
         "promote) if a later one was saved, and resume; or launch another run from these weights "
         f"(training.init_from={run.name})."
     )
-
-
-def _recorded(run: RunDir, attempt: int) -> Seen | None:
-    """What an attempt read. None if it left no record, or one that cannot be read."""
-    try:
-        return Seen.model_validate_json(run.store.read(samples_file(attempt)))
-    except (OSError, ValueError):
-        return None
 
 
 def _differing(config: RunConfig, rank: int, seen: Sequence[Seen]) -> tuple[str, str, str]:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from goku.contract.exits import Cause
-from goku.contract.rundir import RunDir
+from goku.contract.rundir import RunDir, samples_file
+from goku.contract.samples import Seen
 from goku.contract.store import Store
 from goku_platform.cli import app
 from goku_platform.cli.options import KindName
@@ -242,6 +243,12 @@ def test_status(goku: Call, trained: RunDir) -> None:
     screen = goku("status", "stage1").out
     for text in ("stopped", "30 of 40", "goodput  50.0%", "crashed", "yielded", "0 to 25"):
         assert text in screen
+    for attempt, samples in enumerate((36, 37), start=1):
+        seen = Seen(samples=samples, digest=str(samples))
+        trained.store.write(samples_file(attempt), seen.model_dump_json().encode())
+    changed = "36 from attempt 1 on, 37 from attempt 2 on: see logs --attempt 2"
+    assert changed not in screen
+    assert changed in goku("status", "stage1").out
     state = goku("status", "stage1", "--json").json
     assert (state["state"], state["advice"]) == ("stopped", "resume")
     assert [attempt["exit_code"] for attempt in state["attempts"]] == [139, 143]

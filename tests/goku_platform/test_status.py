@@ -9,7 +9,7 @@ import pytest
 from goku.contract.attempts import Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.pod import PodDir, Progress
-from goku.contract.rundir import RunDir, rows_file
+from goku.contract.rundir import RunDir, rows_file, samples_file
 from goku_platform.cluster.client import Sighting
 from goku_platform.cluster.fake import FakeClient
 from goku_platform.jobs.state import RunState
@@ -97,6 +97,18 @@ def test_an_incomplete_checkpoint_is_not_durable(store: str) -> None:
     made.checkpoint(run, 40)
     run.checkpoint(40).delete("rank-0.bin")
     assert training(run, FakeClient()).durable_step == 20
+
+
+def test_a_set_of_samples_that_changed_between_attempts(store: str) -> None:
+    run, records = made.run(store), ["24 a", "24 a", None, "24 b", "{", "25 c"]
+    for number, record in enumerate(records, start=1):
+        made.attempt(run, Cause.YIELDED)
+        if record is not None:
+            samples, _, digest = record.partition(" ")
+            text = json.dumps({"samples": samples, "digest": digest}) if digest else record
+            run.store.write(samples_file(number), text.encode())
+    found = status(run, FakeClient())
+    assert [(one.attempt, one.samples) for one in found.sample_sets] == [(1, 24), (4, 24), (6, 25)]
 
 
 def test_of_many_rows_only_the_newest_are_read(store: str) -> None:

@@ -136,7 +136,16 @@ def _progress(state: "Status", training: "Training") -> "Facts":
         "lost": f"{state.lost_steps} steps were not saved in time" if state.lost_steps else None,
         "loss": None if training.loss is None else f"{training.loss:.4f}",
         "pace": pace,
+        "samples": _samples(state),
     }
+
+
+def _samples(state: "Status") -> str | None:
+    """Only where they changed: their order is then not that of a run without a break."""
+    if len(state.sample_sets) < 2:
+        return None
+    sets = (f"{one.samples} from attempt {one.attempt} on" for one in state.sample_sets)
+    return f"{', '.join(sets)}: see logs --attempt {state.sample_sets[-1].attempt}"
 
 
 def _goodput(state: "Status") -> str | None:

@@ -15,9 +15,11 @@ from goku.contract.exits import Cause
 from goku.contract.metrics import TimeClass
 from goku.contract.pod import PodDir, Progress
 from goku.contract.rundir import RunDir, rows_files
+from goku.contract.samples import read
 from goku_platform.cluster.client import Client, Sighting
 from goku_platform.jobs.estimate import price
 from goku_platform.jobs.state import WORDS, RunState, Wait, state_of
+from goku_platform.runs.at_once import at_once
 from goku_platform.runs.existing import elsewhere, pulse_of
 from goku_platform.settings import Settings
 
@@ -37,6 +39,15 @@ class Training(BaseModel):
     learning_rate: float | None
     step_seconds: float | None  # mean of the recent steps
     eta_seconds: float | None  # at that pace
+
+
+class SampleSet(BaseModel):
+    """How many samples a training run reads from an attempt on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: int
+    samples: int
 
 
 class Status(BaseModel):
@@ -68,6 +79,7 @@ class Status(BaseModel):
     log: str | None = None  # the supervisor's output on this machine
     attempts: tuple[Attempt, ...] = ()
     training: Training | None = None  # None for jobs that do not train
+    sample_sets: tuple[SampleSet, ...] = ()  # more than one: it changed between attempts
 
 
 def status(
@@ -120,6 +132,7 @@ def status(
         log=str(seen.log) if seen.log else None,
         attempts=attempts,
         training=_training(run, config, newest) if trains else None,
+        sample_sets=_sample_sets(run, attempts) if trains else (),
     )
 
 
@@ -180,6 +193,17 @@ def _with_heartbeat(attempts: list[Attempt], beat: Progress | None) -> tuple[Att
         "seconds": beat.seconds,
     }
     return (*attempts[:-1], attempts[-1].model_copy(update=live))
+
+
+def _sample_sets(run: RunDir, attempts: tuple[Attempt, ...]) -> tuple[SampleSet, ...]:
+    """One for each time that an attempt is known to have read other samples than those before."""
+    sets, digest = list[SampleSet](), None
+    records = at_once(lambda attempt: read(run.store, attempt.number), attempts)
+    for attempt, seen in zip(attempts, records, strict=True):
+        if seen and seen.digest != digest:
+            sets.append(SampleSet(attempt=attempt.number, samples=seen.samples))
+            digest = seen.digest
+    return tuple(sets)
 
 
 def _training(run: RunDir, config: RunConfig, newest: Attempt | None) -> Training:
