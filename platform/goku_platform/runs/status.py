@@ -25,6 +25,7 @@ from goku_platform.settings import Settings
 
 _TAIL_BYTES = 1 << 16
 _RECENT_STEPS = 50
+_RECENT = 16  # attempts whose sets of samples are compared: one small read each
 
 
 class Training(BaseModel):
@@ -196,10 +197,10 @@ def _with_heartbeat(attempts: list[Attempt], beat: Progress | None) -> tuple[Att
 
 
 def _sample_sets(run: RunDir, attempts: tuple[Attempt, ...]) -> tuple[SampleSet, ...]:
-    """One for each time that an attempt is known to have read other samples than those before."""
-    sets, digest = list[SampleSet](), None
-    records = at_once(lambda attempt: read(run.store, attempt.number), attempts)
-    for attempt, seen in zip(attempts, records, strict=True):
+    """One for each time that one of the last attempts is known to have read other samples."""
+    sets, digest, recent = list[SampleSet](), None, attempts[-_RECENT:]
+    records = at_once(lambda attempt: read(run.store, attempt.number), recent)
+    for attempt, seen in zip(recent, records, strict=True):
         if seen and seen.digest != digest:
             sets.append(SampleSet(attempt=attempt.number, samples=seen.samples))
             digest = seen.digest
