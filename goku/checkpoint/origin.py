@@ -35,11 +35,11 @@ def newest(
 
     `state` is what this rank has to read, `node` this node's own disk or None where none is used.
     """
-    found = (run.latest(), promoted.read(run.store)) if mesh.rank == 0 else None
-    stored, aside = mesh.broadcast(found)
+    stored = latest(run, mesh)
     origin = None if stored is None else Origin(run, stored, Tier.STORE)
     if node is None:
         return origin
+    aside = mesh.broadcast(promoted.read(run.store) if mesh.rank == 0 else None)
     readable = _readable(node, state, mesh)
     here = {m.step: m for m in readable if not (aside and aside.voids(m))}
     known = mesh.gather({(m.step, m.attempt, m.created_at) for m in here.values()})
@@ -48,6 +48,15 @@ def newest(
     if step <= (stored.step if stored else -1):
         return origin
     return Origin(node, here[step], Tier.NODE)
+
+
+def latest(run: RunDir, mesh: Mesh) -> Manifest | None:
+    """The newest complete checkpoint of a run, which rank 0 reads. Collective.
+
+    Its bytes travel: a million pieces pickled took all ranks twice as long as to decode them.
+    """
+    encoded = mesh.broadcast(run.latest_encoded() if mesh.rank == 0 else None)
+    return Manifest.decode(encoded) if encoded else None
 
 
 def _readable(node: NodeDir, state: Sequence[NamedPiece], mesh: Mesh) -> list[Manifest]:

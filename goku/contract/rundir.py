@@ -191,8 +191,13 @@ class RunDir:
 
     def latest(self) -> Manifest | None:
         """The newest complete checkpoint."""
+        encoded = self.latest_encoded()
+        return Manifest.decode(encoded) if encoded else None
+
+    def latest_encoded(self) -> bytes | None:
+        """The manifest of the newest complete checkpoint, as `Manifest.decode` takes it."""
         newest = self.newest()
-        return self.manifest(newest.step) if newest else None
+        return self.checkpoint(newest.step).read(manifests.NAME) if newest else None
 
     def commit(self, manifest: Manifest) -> None:
         """Make a checkpoint exist. Raises as `commit_encoded` does."""

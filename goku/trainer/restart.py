@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from goku.checkpoint import state
 from goku.checkpoint.load import Checkpoint, restore, start_from
-from goku.checkpoint.origin import Origin, newest
+from goku.checkpoint.origin import Origin, latest, newest
 from goku.checkpoint.save import Tier
 from goku.config import ConfigError, RunConfig
 from goku.contract import metrics
@@ -84,7 +84,7 @@ def _begin_from(
     origin: str, run: RunDir, config: RunConfig, engine: Engine, ema: Ema, mesh: Mesh
 ) -> None:
     before = RunDir(locate(config.store, origin))
-    manifest = mesh.broadcast(before.latest() if mesh.rank == 0 else None)
+    manifest = latest(before, mesh)
     if manifest is None:
         raise ConfigError(
             f"training.init_from={origin}",
