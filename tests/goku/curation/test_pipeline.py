@@ -1,5 +1,6 @@
 """Whole sources: conservation of rows, commits, restarts, rivals, broken files."""
 
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -11,10 +12,10 @@ import pytest
 from goku.contract.store import Store
 from goku.curation import pipeline
 from goku.curation.footage import Footage, media
-from goku.curation.funnel import summary, table, totals
+from goku.curation.funnel import lean, summary, table, totals
 from goku.curation.pipeline import Curator, sift
 from goku.curation.stage import Rejected, Span
-from goku.data.records import Clip, Kind, read_clips, read_commits, read_media
+from goku.data.records import Clip, Commit, Kind, read_clips, read_commits, read_media
 from goku.data.video import BadMedia, frames, probe
 from tests.footage import settings, write_image, write_squeezed, write_video
 
@@ -118,6 +119,19 @@ def test_rows_are_conserved(source: Path, once: Store) -> None:
     assert sums[-1].passed == kept
     assert "shot too short 1" in table(commits)
     assert "broken media 2, too small 1" in table(commits)
+
+
+def test_a_funnel_of_many_sources_takes_little_memory(once: Store) -> None:
+    assert table(read_commits(once, lean)) == table(read_commits(once))
+    film = next(commit for commit in read_commits(once) if commit.clips == 3)
+    texts = [film.model_copy(update={"task_key": f"{n}"}).model_dump_json() for n in range(500)]
+    tracemalloc.start()
+    try:
+        kept = [lean(Commit.model_validate_json(text)) for text in texts]
+        nbytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert nbytes < 1000 * len(kept)  # 8,400 with what only one of them needs
 
 
 def test_a_second_run_skips_what_is_committed(source: Path, tmp_path: Path) -> None:
