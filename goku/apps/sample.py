@@ -4,43 +4,69 @@ Writes `samples/<prompt>-<frames>.png` or `.mp4` below the run's folder, numbere
 too much alike.
 """
 
+import os
 import re
 from collections.abc import Iterable
 
 from goku.apps.entry import Context, launch
 from goku.config.sampling import SamplingConfig
+from goku.contract import env
 from goku.contract.exits import Cause
-from goku.contract.rundir import SAMPLES, RunDir
-from goku.contract.store import Store, patiently
+from goku.contract.store import Store
 from goku.data.video import decode, encode_mp4, encode_png
-from goku.sampling.pipeline import Pixels, Request, requests
+from goku.sampling.drawn import Drawn, Maker
+from goku.sampling.origin import origin
+from goku.sampling.pipeline import Pipeline, Pixels, Request, requests
 from goku.sampling.restore import restore
 from goku.trainer.health import Health
 
 _CRF = 12  # samples are looked at closely
 _STEM_CHARACTERS = 50  # of up to four bytes, and a file's name has 255
-_STORE_AWAY_SECONDS = 300.0  # a sample may have cost minutes; within a step's budget of silence
 
 
 def work(context: Context) -> Cause:
-    """One sample for each prompt and length, until asked to stop."""
-    config = context.config
-    health = Health(context.pod, rank=context.rank, budgets=config.health)
+    """One sample for each prompt and length that is not drawn yet, until asked to stop."""
+    health = Health(context.pod, rank=context.rank, budgets=context.config.health)
     health.install()
-    health.started(0)
-    pipeline = restore(config)
-    wanted = requests(config.sampling, _first_frame(config.sampling))
-    begins = stems(config.sampling.prompts)
-    for done, request in enumerate(wanted, start=1):
+    try:
+        return Cause.DONE if _sample(context, health) else Cause.YIELDED
+    finally:
+        health.uninstall()
+
+
+def _sample(context: Context, health: Health) -> bool:
+    trained = origin(context.config)
+    pipeline = restore(context.config, trained)
+    code = os.environ.get(env.CODE_VERSION, "unknown")
+    drawn = Drawn(context.run.store, Maker(weights=trained.digest, code_version=code))
+    return _draw(pipeline, context.config.sampling, drawn, health)
+
+
+def _draw(pipeline: Pipeline, config: SamplingConfig, drawn: Drawn, health: Health) -> bool:
+    """Whether all are drawn; if not, it was asked to stop."""
+    wanted = _wanted(config)
+    todo = {name: request for name, request in wanted.items() if name not in drawn.names}
+    before = len(wanted) - len(todo)
+    print(f"sample: {len(todo)} of {len(wanted)} samples to draw", flush=True)
+    health.started(before)
+    for done, (name, request) in enumerate(todo.items(), start=before + 1):
         if health.stop_requested():
-            return Cause.YIELDED
+            return False
         health.section("step")
-        pixels, stem = pipeline.sample(request), begins[request.prompt]
-        name = _write(context.run, stem, request, pixels, config.sampling.fps)
+        drawn.add(name, _encoded(pipeline.sample(request), config.fps))
         health.finished(done)
         health.durable(done)
         print(f"{name}: {request.prompt!r}", flush=True)
-    return Cause.DONE
+    return True
+
+
+def _wanted(config: SamplingConfig) -> dict[str, Request]:
+    """The samples by the names of their files."""
+    begins = stems(config.prompts)
+    return {
+        f"{begins[one.prompt]}-{one.frames}.{'png' if one.frames == 1 else 'mp4'}": one
+        for one in requests(config, _first_frame(config))
+    }
 
 
 def _first_frame(config: SamplingConfig) -> Pixels | None:
@@ -66,13 +92,8 @@ def stems(prompts: Iterable[str]) -> dict[str, str]:
     return {prompt: f"{number:03d}-{stem}".rstrip("-") for number, (prompt, stem) in numbered}
 
 
-def _write(run: RunDir, stem: str, request: Request, pixels: Pixels, fps: float) -> str:
-    if request.frames == 1:
-        name, data = f"{stem}-1.png", encode_png(pixels[0])
-    else:
-        name, data = f"{stem}-{request.frames}.mp4", encode_mp4(pixels, fps=fps, crf=_CRF)
-    patiently(lambda: run.store.write(f"{SAMPLES}/{name}", data), seconds=_STORE_AWAY_SECONDS)
-    return name
+def _encoded(pixels: Pixels, fps: float) -> bytes:
+    return encode_png(pixels[0]) if len(pixels) == 1 else encode_mp4(pixels, fps=fps, crf=_CRF)
 
 
 if __name__ == "__main__":

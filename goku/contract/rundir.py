@@ -10,7 +10,7 @@
     LATEST                            attempt, step and manifest digest: a hint for people and tools
     metrics/attempt-0001.jsonl        a row for each step; further ones in attempt-0001-0002.jsonl
     metrics/attempt-0001-samples.json what it read: how many samples, and their digest
-    logs/ samples/                    per attempt
+    logs/ samples/                    per attempt; of samples, samples.json says which are drawn
     clips/ latents/                   what curate and encode runs make
 
 The latest checkpoint is never the highest folder: it is the newest step whose manifest exists,

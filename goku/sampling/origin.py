@@ -3,6 +3,7 @@
 An export is what `goku-platform ckpt export` writes: config.json, and safetensors of whole weights.
 """
 
+import hashlib
 from typing import NamedTuple
 
 from safetensors.torch import load_file
@@ -28,6 +29,7 @@ class Origin(NamedTuple):
     model: ModelConfig
     flow: FlowConfig
     weights: dict[str, Tensor]
+    digest: str  # tells this checkpoint or export from any other
 
 
 def origin(config: RunConfig) -> Origin:
@@ -51,14 +53,16 @@ def _exported(uri: str) -> Origin:
     for path in sorted(found.folder.glob("*.safetensors")):
         loaded |= load_file(path)
     model, flow = ModelConfig.build(record["model"]), FlowConfig.build(record["flow"])
-    return Origin(record["run"], model, flow, loaded)
+    digest = hashlib.sha256((found.folder / CONFIG).read_bytes()).hexdigest()
+    return Origin(record["run"], model, flow, loaded, digest)
 
 
 def _trained(run: RunDir, config: RunConfig) -> Origin:
     trained, manifest = run.config(), _manifest(run, config)
     kind = "ema" if config.sampling.ema else "model"
     loaded = weights(Checkpoint(run.checkpoint(manifest.step), manifest), kind=kind)
-    return Origin(trained.name, trained.model, trained.flow, loaded)
+    digest = hashlib.sha256(manifest.encode()).hexdigest()
+    return Origin(trained.name, trained.model, trained.flow, loaded, digest)
 
 
 def _manifest(run: RunDir, config: RunConfig) -> Manifest:

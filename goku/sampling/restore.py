@@ -10,20 +10,19 @@ from goku.config.errors import ConfigError
 from goku.config.run import RunConfig
 from goku.flow.timesteps import Timesteps
 from goku.model import init
-from goku.sampling.origin import Origin, origin
+from goku.sampling.origin import Origin
 from goku.sampling.pipeline import Pipeline
 from goku.text.encoder import TextEncoder
 from goku.vae.autoencoder import Autoencoder
 
 
-def restore(config: RunConfig) -> Pipeline:
+def restore(config: RunConfig, trained: Origin) -> Pipeline:
     """The pipeline on this machine's GPU, or its CPU.
 
-    Raises ConfigError if there are no such weights, CorruptCheckpoint if they have changed.
+    Raises ConfigError if a first frame is missing or too much, or an encoder does not fit.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    trained = origin(config)
     _check_first_frame(config, trained)
     model = init.build(trained.model, seed=0)  # every weight is replaced
     model.load_state_dict(trained.weights)
