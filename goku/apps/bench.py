@@ -53,7 +53,10 @@ def _measure(asked: argparse.Namespace) -> int:
     import torch
 
     if not torch.cuda.is_available():
-        print("goku: error: bench measures a GPU, and there is none here", file=sys.stderr)
+        print(
+            "goku: error: bench measures a GPU, and there is none here. Without one: bench parity",
+            file=sys.stderr,
+        )
         return 1
     if asked.costs:
         return _write_costs(asked)

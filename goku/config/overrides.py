@@ -28,9 +28,10 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals:
+        if not (key and equals):
+            missing = "'='" if key else "key before '='"
             raise ConfigError(
-                f"--set {assignment}", "it has no '='", "Write --set section.key=value."
+                f"--set {assignment}", f"it has no {missing}", "Write --set section.key=value."
             )
         if key not in known:
             raise unknown_key(key, known)

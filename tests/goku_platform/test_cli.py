@@ -19,6 +19,7 @@ from goku.contract.store import Store
 from goku_platform.cli import app
 from goku_platform.cli.options import KindName
 from goku_platform.cli.render import Form
+from goku_platform.cluster.local import LocalClient
 from goku_platform.settings import Kind
 from tests.goku_platform import made
 from tests.goku_platform.command import PROGRAM, Call
@@ -53,6 +54,7 @@ def trained(store: str) -> RunDir:
         (["launch", "stage1", "--size", "3b"], 1, "error: size='3b': the sizes are tiny"),
         (["launch", "stage1", "--set", "data.heigth=3"], 1, "Did you mean data.height?"),
         (["launch", "stage1", "--set", "data.height"], 1, "it has no '='"),
+        (["launch", "stage1", "--set", "=3"], 1, "error: --set =3: it has no key before '='"),
         (["launch", "stage1", "--name", ""], 1, "error: name='': a run's name"),
         (["launch", "stage1", "--set", "training.learning_rate=inf"], 1, "a finite number"),
         (["launch", "stage1", "--name", "Stage 1"], 1, "error: name='Stage 1': a run's name"),
@@ -318,6 +320,17 @@ def test_logs_of_an_attempt(goku: Call, trained: RunDir) -> None:
 def test_stop_of_a_run_that_is_over(goku: Call, trained: RunDir) -> None:
     result = goku("stop", "stage1")
     assert (result.code, "it is not running on this machine" in result.err) == (1, True)
+
+
+def test_stop_of_a_run_that_reaches_its_end(
+    goku: Call, trained: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(_client: LocalClient, _uri: str, *, now: bool = False) -> None:
+        assert not now
+        made.attempt(trained, Cause.DONE)
+
+    monkeypatch.setattr(LocalClient, "stop", ends)
+    assert goku("stop", "stage1").out == "stage1 has ended, step 30 is durable. It is done.\n"
 
 
 # --- a whole process

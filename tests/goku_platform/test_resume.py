@@ -13,6 +13,7 @@ from goku_platform.cluster.client import Check
 from goku_platform.cluster.fake import FakeClient
 from goku_platform.errors import PreflightError, RunError
 from goku_platform.runs import wait
+from goku_platform.runs.existing import look
 from goku_platform.runs.resume import resume
 from goku_platform.runs.stop import stop
 from goku_platform.settings import Kind, Settings
@@ -45,9 +46,11 @@ def test_done_and_running_are_refused(store: str) -> None:
     with pytest.raises(RunError, match="it is running"):
         again(run, client)
     client.end(run.uri, 0)
+    assert look(run, client).way_on.startswith("Continue it: goku-platform resume stage1,")
     made.attempt(run, Cause.DONE)
-    with pytest.raises(RunError, match="it is done"):
+    with pytest.raises(RunError, match=r"it is done\. .* launch it again with --force"):
         again(run, client)
+    assert look(run, client).way_on.startswith("It is done. Add --force to do what is new")
     assert len(client.applied) == 1
 
 

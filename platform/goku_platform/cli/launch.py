@@ -29,7 +29,8 @@ def launch(
         bool,
         typer.Option(
             "--force",
-            help="Take over a run that is alive elsewhere: only the new attempt can commit.",
+            help="Start a run that exists again: one that is done, for what is new since, or one "
+            "that is alive elsewhere; only the new attempt can commit.",
         ),
     ] = False,
     yes: options.Yes = False,

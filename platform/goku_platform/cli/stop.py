@@ -32,6 +32,8 @@ def stop(
 
     What it has kept stays in the store, and resume goes on from there.
     """
+    from goku.contract.attempts import Ledger
+    from goku.contract.exits import Cause
     from goku_platform.cli.deadline import limit
     from goku_platform.cli.output import emit_json
     from goku_platform.runs.stop import patience, stop
@@ -41,10 +43,12 @@ def stop(
         seconds = patience(found, now=now) if timeout is None else timeout
     with limit(seconds + _MARGIN_SECONDS, "stop"):
         stop(found, client, now=now, timeout_seconds=seconds)
-        latest = found.newest()
+        latest, last = found.newest(), Ledger(found).last()
     step = latest.step if latest else None
     if as_json:
         emit_json({"name": found.name, "uri": found.uri, "durable_step": step})
     else:
         kept = "" if step is None else f", step {step} is durable"
-        typer.echo(f"{found.name} has ended{kept}. Continue: goku-platform resume {found.name}")
+        done = last is not None and last.cause is Cause.DONE
+        then = "It is done." if done else f"Continue: goku-platform resume {found.name}"
+        typer.echo(f"{found.name} has ended{kept}. {then}")

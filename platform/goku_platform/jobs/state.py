@@ -36,7 +36,7 @@ WORDS: dict[RunState, str] = {
     RunState.RUNNING: "an attempt is open",
     RunState.DONE: "it reached its target",
     RunState.STOPPED: "asked to stop, and saved",
-    RunState.INTERRUPTED: "it ended early, and the last checkpoint is where it goes on",
+    RunState.INTERRUPTED: "it ended early, and goes on from what was kept",
     RunState.FAILED: "it ended, and would only fail again",
 }
 

@@ -45,11 +45,7 @@ def _name(uri: str, client: Client) -> Check:
         run = RunDir(uri)
         existing = look(run, client)
         if existing.there or existing.alive_here:
-            raise RunError(
-                f"run {run.name!r}",
-                f"there is {existing}",
-                f"Continue it: goku-platform resume {run.name}. Or launch under another --name.",
-            )
+            raise RunError(f"run {run.name!r}", f"there is {existing}", existing.way_on)
     except (RunError, TargetError, ValueError, OSError) as error:
         return preflight.failed("name", error)
     return Check("name", True, f"{run.name} is free")

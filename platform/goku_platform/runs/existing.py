@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 
 from goku.contract.attempts import Attempt, Ledger, Pulse
+from goku.contract.exits import Cause
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client, Sighting
 from goku_platform.errors import RunError
@@ -33,6 +34,18 @@ class Existing:
         """The same, with what the target knows of it."""
         hosts = elsewhere(self.newest, self.pulse, seen)
         return replace(self, seen=seen, elsewhere=hosts)
+
+    @property
+    def done(self) -> bool:
+        return self.newest is not None and self.newest.cause is Cause.DONE
+
+    @property
+    def way_on(self) -> str:
+        """What to do instead of a launch that finds the name taken."""
+        other = "or launch under another --name."
+        if self.done:
+            return f"It is done. Add --force to do what is new since (footage, clips), {other}"
+        return f"Continue it: goku-platform resume {self.name}, {other}"
 
     @property
     def alive_here(self) -> bool:

@@ -119,11 +119,7 @@ def _refuse_existing(found: Existing, spec: JobSpec, *, force: bool) -> None:
     preset = spec.labels[names.PRESET]
     existing.refuse_alive(found, verb=f"launch {preset} --name {found.name}", force=force)
     if found.there and not force:
-        raise RunError(
-            f"run {found.name!r}",
-            f"it exists in {spec.run_uri}",
-            f"Continue it: goku-platform resume {found.name}. Or launch under another --name.",
-        )
+        raise RunError(f"run {found.name!r}", f"it exists in {spec.run_uri}", found.way_on)
 
 
 def _take_back(run: RunDir, client: Client) -> None:

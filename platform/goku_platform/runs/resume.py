@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from goku.config import ConfigError, RunConfig
 from goku.config.overrides import merge, parse
 from goku.contract.attempts import Ledger
-from goku.contract.exits import Cause
 from goku.contract.rundir import RunDir
 from goku_platform.cluster.client import Client
 from goku_platform.errors import RunError
@@ -63,11 +62,12 @@ def resume(
 
 
 def _refuse_done(existing: Existing) -> None:
-    if existing.newest and existing.newest.cause is Cause.DONE:
+    if existing.done:
         raise RunError(
             f"run {existing.name!r}",
             "it is done",
-            f"Launch what comes next: goku-platform launch PRESET --from {existing.name}.",
+            f"Launch what comes next: goku-platform launch PRESET --from {existing.name}. Or, for "
+            "footage or clips that are new since, launch it again with --force.",
         )
 
 
