@@ -8,6 +8,7 @@ and its pulse is fresh.
 import time
 from dataclasses import dataclass, replace
 
+from goku.contract import promoted
 from goku.contract.attempts import Attempt, Ledger, Pulse
 from goku.contract.exits import Cause
 from goku.contract.rundir import RunDir
@@ -27,6 +28,7 @@ class Existing:
     newest: Attempt | None = None
     pulse: Pulse | None = None  # of the newest attempt, while it is open
     durable_step: int | None = None
+    done: bool = False  # and no older step has been promoted since
     seen: Sighting | None = None  # None: the target was not asked
     elsewhere: str = ""  # the hosts it is alive on, where the target does not see it
 
@@ -34,10 +36,6 @@ class Existing:
         """The same, with what the target knows of it."""
         hosts = elsewhere(self.newest, self.pulse, seen)
         return replace(self, seen=seen, elsewhere=hosts)
-
-    @property
-    def done(self) -> bool:
-        return self.newest is not None and self.newest.cause is Cause.DONE
 
     @property
     def way_on(self) -> str:
@@ -83,7 +81,14 @@ def stored(run: RunDir) -> Existing:
         newest=newest,
         pulse=pulse_of(run, newest),
         durable_step=latest.step if latest else None,
+        done=newest is not None and newest.cause is Cause.DONE and not _reopened(run, newest),
     )
+
+
+def _reopened(run: RunDir, newest: Attempt) -> bool:
+    """Whether a person has promoted a step before the last of this attempt."""
+    aside, last = promoted.read(run.store), newest.last_step or 0
+    return aside is not None and aside.attempt >= newest.number and aside.step < last
 
 
 def refuse_alive(found: Existing, *, verb: str | None = None, force: bool = False) -> None:

@@ -14,6 +14,8 @@ from goku_platform.cluster.fake import FakeClient
 from goku_platform.errors import RunError
 from goku_platform.runs.checkpoints.look import listing
 from goku_platform.runs.checkpoints.promote import promote
+from goku_platform.runs.resume import resume
+from goku_platform.settings import Settings
 from tests.goku_platform import made
 from tests.goku_platform.command import Call
 
@@ -39,6 +41,21 @@ def test_a_resume_goes_on_from_the_promoted_step(run: RunDir) -> None:
     assert latest(run) == 20
     assert run.steps() == [20, 40, 60]
     assert [one.set_aside for one in listing(run)] == [False, True, True]
+
+
+def test_a_run_that_is_done_can_be_resumed_from_a_promoted_step(run: RunDir) -> None:
+    made.attempt(run, Cause.DONE, first_step=60, last_step=80)
+    made.checkpoint(run, 80, attempt=2)
+    promote(run, FakeClient(), 40)
+    again = resume(run, Settings(), FakeClient(), code_version="test")
+    assert again.from_step == 40
+    promote(run, FakeClient(), 80)  # taken back
+    with pytest.raises(RunError, match="it is done"):
+        resume(run, Settings(), FakeClient(), code_version="test")
+    promote(run, FakeClient(), 40)
+    made.attempt(run, Cause.DONE, first_step=40, last_step=80)
+    with pytest.raises(RunError, match="it is done"):
+        resume(run, Settings(), FakeClient(), code_version="test")
 
 
 def test_the_next_attempt_counts_again(run: RunDir) -> None:
