@@ -128,6 +128,9 @@ def test_a_checkpoint_of_one_step(store: str) -> None:
     preflight.check(compose(request("sample", "model.width=32"), store=store))  # as trained
     with pytest.raises(PreflightError, match="no complete checkpoint of step 30"):
         preflight.check(compose(request("sample", "sampling.step=30"), store=store))
+    Store(f"{store}/stage3").write("config.json", b"{}")  # as an export has it
+    with pytest.raises(PreflightError, match=r"sampling.step=20: .* is an export, of one step"):
+        preflight.check(compose(request("sample", "sampling.step=20"), store=store))
 
 
 def test_a_store_that_cannot_be_written(store: str, tmp_path: Path) -> None:

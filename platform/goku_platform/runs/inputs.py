@@ -131,11 +131,14 @@ def _weights(config: RunConfig) -> str:
             "sampling needs a trained run",
             "Name one with --from RUN.",
         )
-    exported = locate(config.store, reference)
+    exported, wanted = locate(config.store, reference), config.sampling.step
     if Store(exported).exists(CONFIG):
+        if wanted is not None:
+            raise PreflightError(
+                f"sampling.step={wanted}", f"{exported} is an export, of one step", "Leave it out."
+            )
         return f"an export in {exported}"
     # the model's shape is the trained run's own
-    wanted = config.sampling.step
     trained, step = _trained(config, "sampling.weights_from", reference, step=wanted)
     return f"step {step} of {trained.uri}"
 
