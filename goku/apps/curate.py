@@ -21,11 +21,13 @@ from goku.curation.pipeline import Curator, Report
 from goku.data.records import Commit, Versions, read_commits
 
 _COMMITS_A_BEAT = 1000
+_STALE_SECONDS = 3600.0  # of a shard that a killed worker began; a living one adds to it sooner
 
 
 def curate(context: Context) -> Cause:
     """Every source of the run, until done or asked to stop. Raises ConfigError without footage."""
     config, store = context.config.curation, context.run.store.child(CLIPS)
+    store.child("shards").sweep(older_seconds=_STALE_SECONDS)
     source = Store(context.config.data.source or "")
     found = media(source)
     reports = _reports(Curator(source.uri, store.uri, config), found)

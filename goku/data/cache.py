@@ -52,6 +52,7 @@ _INDEX_AGAIN = (
     "to encode it only makes this file anew."
 )
 _SHARD_BYTES = 128 << 20  # of float32 samples in memory; half of it on disk
+_STALE_SECONDS = 3600.0  # of a shard that a killed rank began; a living one has written it by then
 _SHARD_SECONDS = 60.0  # a kill loses no more work than this
 
 
@@ -131,6 +132,7 @@ class LatentCache:
 
         Raises ConfigError if other encoders or another geometry began it.
         """
+        self.store.child("shards").sweep(older_seconds=_STALE_SECONDS)
         if not self.store.exists(_META):
             write_shard(self.store, _EMPTY, {_TEXT: empty_LY.to(_TEXT_DTYPE)})
             self.store.create(_META, meta.model_dump_json(indent=2).encode())

@@ -21,6 +21,7 @@ from goku.contract.rundir import RunDir
 from goku.contract.store import Store
 from goku.data.records import Clip, read_clips, read_media
 from tests.footage import settings, write_image, write_video
+from tests.goku.apps.killed import partial_shard
 
 
 def launched(tmp_path: Path, source: Path | str, name: str = "curate", **over: object) -> Context:
@@ -102,8 +103,10 @@ def test_a_stop_between_sources_yields_and_keeps_what_is_done(tmp_path: Path) ->
     context.pod.request_stop()
     assert app.curate(context) is Cause.YIELDED
     (context.pod.folder / "stop").unlink()
+    old, young = (partial_shard(context.run, "clips", age=age) for age in (3700.0, 0.0))
     assert app.curate(context) is Cause.DONE
     assert len(read_clips(context.run.store.child("clips"))) == 2
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 @pytest.mark.usefixtures("inline")

@@ -26,6 +26,7 @@ from goku.data.records import Clip, read_clips
 from goku.data.source import CachedSource, OnlineSource
 from goku.text.encoder import TextEncoder
 from goku.vae.autoencoder import Autoencoder
+from tests.goku.apps.killed import partial_shard
 from tests.goku.data.curated import write_curated
 
 pytestmark = pytest.mark.slow  # the import of diffusers
@@ -106,7 +107,9 @@ def test_a_stopped_attempt_keeps_its_clips_and_the_next_goes_on(
     with pytest.raises(ConfigError, match="encoding has not ended, 2 clips are done"):
         cached(store)
     attempt.pod.clear()
+    old, young = (partial_shard(attempt.run, "latents", age=age) for age in (3700.0, 0.0))
     assert encode(attempt) is Cause.DONE
+    assert (old.exists(), young.exists()) == (False, True)
     assert encoded == ["i0", "i1", "v0", "v1", "v2"]
     assert len(cached(store)) == 5
     assert encode(attempt) is Cause.DONE  # nothing is left to do
