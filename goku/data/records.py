@@ -219,6 +219,7 @@ def slim(
         source_sha256=commit.source_sha256,
         shards=_NO_SHARDS,
         records=commit.records,
+        records_crc32=commit.records_crc32,
         clips=commit.clips,
         tallies=tallies,
         rejects=rejects,

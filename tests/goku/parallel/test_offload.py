@@ -335,7 +335,7 @@ def compared(ways: list[dict[str, Any]], plain: bool) -> list[tuple[bool, list[i
             patch.setattr(tune, "Lane", lane)
             patch.setattr(tune, "offload", partial(_small, plain=plain))
             if plain:
-                patch.setattr(tune.recompute, "recompute", lambda *_: None)
+                patch.setattr(tune, "recompute", lambda *_: None)
             moments = trained(way, "offload")
         same = all(torch.equal(a, b) for a, b in zip(moments, expected, strict=True))
         found.append((same, made[0].left[0]))
